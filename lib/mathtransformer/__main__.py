@@ -1,0 +1,94 @@
+"""The command line: `python -m mathtransformer train|list ...`; `--help` says the rest."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from .config import PRESETS, REPEATED, Config, ModelOptions, TrainOptions, get_preset
+from .runs import RUNS, read_info
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One flag for every field of the two option classes, with the type of its default."""
+    for kind, title in ((ModelOptions, "the model"), (TrainOptions, "the optimisation")):
+        group = parser.add_argument_group(f"options of {title} (default: the preset's)")
+        for option in fields(kind):
+            flag = f"--{option.name.replace('_', '-')}"
+            if isinstance(option.default, bool):
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+            else:
+                group.add_argument(flag, type=type(option.default), default=None, metavar=type(option.default).__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m mathtransformer", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train one preset into data/runs")
+    train.add_argument("preset", help="see `list`")
+    train.add_argument("--seed", type=int)
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="budget in minutes of training")
+    budget.add_argument("--examples", type=int, help="budget in examples")
+    train.add_argument("--out", type=Path, help="the run's folder (default: data/runs/PRESET, or PRESET-seedN)")
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue what was begun, if anything")
+    again.add_argument("--force", action="store_true", help="train anew, over what is there")
+    train.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    train.add_argument("--threads", type=int, help="CPU threads (two trainings of one thread beat one of two)")
+    train.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
+    add_options(train)
+    listing = commands.add_parser("list", help="list the presets")
+    listing.add_argument("--runs", action="store_true", help="the arguments of every training in data/runs, a line each")
+    return top
+
+
+def configure(arguments: argparse.Namespace) -> Config:
+    names = ["seed", "minutes", "examples", *(f.name for f in fields(ModelOptions)), *(f.name for f in fields(TrainOptions))]
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return get_preset(arguments.preset).changed(**given)
+
+
+def run_training(arguments: argparse.Namespace) -> int:
+    from .training import train  # here, so that `list` and errors need not wait for the compiler's imports
+
+    config = configure(arguments)
+    folder = arguments.out or RUNS / (config.name if config.seed == 0 else f"{config.name}-seed{config.seed}")
+    if arguments.resume and (folder / "run.json").exists() and read_info(folder)["finished"]:
+        print(f"{folder} is finished: nothing to do")
+        return 0
+    return train(
+        config,
+        folder,
+        resume=arguments.resume,
+        force=arguments.force,
+        device=arguments.device,
+        threads=arguments.threads,
+        compiled=arguments.compile,
+        show=sys.stderr.isatty(),
+    )
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if arguments.command == "list":
+        for name, config in PRESETS.items():
+            if arguments.runs:
+                print("\n".join([name, *(f"{name} --seed {seed}" for seed in (1, 2) if name in REPEATED)]))
+            else:
+                budget = f"{config.examples:,} examples" if config.examples else f"{config.minutes:g} minutes"
+                print(f"{name:28} {config.recipe:6} {budget}")
+        return 0
+    try:
+        return run_training(arguments)
+    except (ValueError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What a training is made of: the options of the two recipes, and the presets that produced the runs in data/runs.
+
+A preset is a task, a size, a spectrum, a recipe and a budget. Any option can be changed on the command line
+(`python -m mathtransformer train eigenvalues-5x5-laplace --width 256`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from .encodings import choose
+from .model import ModelOptions
+from .problems import ENTRIES, MAX_SIZE, SPECTRA, get_task
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Optimisation and data; the defaults are the `fast` recipe, every one a departure from the paper.
+
+    batch: examples a step. warmup: steps of linear warm-up, at most a tenth of the budget. schedule: "linear"
+    keeps the learning rate, then takes it to zero over the last `decay` of the budget; "cosine" goes to a tenth
+    over all of it. clip: largest gradient norm. exact_targets: solve the matrix as rounded to its tokens (the paper solves it
+    first, and rounds it after). canonical_sign: first component of each target eigenvector positive.
+    """
+
+    batch: int = 64
+    learning_rate: float = 2e-3
+    beta2: float = 0.98
+    warmup: int = 200
+    schedule: str = "linear"
+    decay: float = 0.5
+    clip: float = 1.0
+    exact_targets: bool = True
+    canonical_sign: bool = True
+
+    def __post_init__(self):
+        if self.schedule not in ("linear", "cosine"):
+            raise ValueError(f"schedule={self.schedule!r}: choose linear or cosine")
+        if self.batch < 1 or self.learning_rate <= 0 or self.clip <= 0 or self.warmup < 0:
+            raise ValueError("batch must be at least 1, learning_rate and clip positive, warmup not negative")
+        if not 0 < self.decay <= 1 or not 0 <= self.beta2 < 1:
+            raise ValueError("decay must be in (0, 1] and beta2 in [0, 1)")
+
+
+# The paper's own size is width 512, 8 heads, 6 + 1 layers (inversion: 516 and 12 heads), which a laptop cannot
+# train: `paper` keeps everything else and takes the width and depth of `fast`, so that the two can be compared.
+# Its 10,000 warm-up steps and its cosine over 4 million steps shrink to the budget at hand.
+RECIPES: dict[str, tuple[ModelOptions, TrainOptions]] = {
+    "fast": (ModelOptions(), TrainOptions()),
+    "paper": (
+        ModelOptions(
+            embedding="token", output="P1000", positions="sequence", triangle=False, block="post-norm"
+        ),
+        TrainOptions(
+            learning_rate=1e-4,
+            beta2=0.999,
+            warmup=10_000,
+            schedule="cosine",
+            clip=5.0,
+            exact_targets=False,
+            canonical_sign=False,
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that determines a training, apart from the machine. Budget: `examples`, or `minutes` of training."""
+
+    name: str
+    task: str
+    size: int
+    spectrum: str = "semicircle"
+    entries: str = "uniform"
+    recipe: str = "fast"
+    seed: int = 0
+    examples: int | None = None
+    minutes: float | None = None
+    model: ModelOptions = field(default_factory=ModelOptions)
+    training: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self):
+        task = get_task(self.task)
+        choose("spectrum", self.spectrum, SPECTRA)
+        choose("entries", self.entries, ENTRIES)
+        choose("recipe", self.recipe, RECIPES)
+        if not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(f"size must be from 1 to {MAX_SIZE}, got {self.size}")
+        if not task.symmetric and self.spectrum != "semicircle":
+            raise ValueError(f"{self.task} has no spectrum to choose, got {self.spectrum!r}")
+        if (self.examples is None) == (self.minutes is None):
+            raise ValueError("give one budget: examples or minutes")
+        if (self.examples or self.minutes) <= 0 or self.seed < 0:
+            raise ValueError("the budget must be positive and the seed not negative")
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> Config:
+        try:
+            parts = {"model": ModelOptions(**values["model"]), "training": TrainOptions(**values["training"])}
+            return cls(**{**values, **parts})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a configuration of this version: {error}") from None
+
+    def changed(self, **options) -> Config:
+        """A copy with options changed, wherever they live: Config, ModelOptions or TrainOptions."""
+        if options.get("minutes") is not None:
+            options.setdefault("examples", None)
+        elif options.get("examples") is not None:
+            options.setdefault("minutes", None)
+        model = {f.name: options.pop(f.name) for f in fields(ModelOptions) if f.name in options}
+        training = {f.name: options.pop(f.name) for f in fields(TrainOptions) if f.name in options}
+        parts = {"model": replace(self.model, **model), "training": replace(self.training, **training)}
+        return replace(self, **parts, **options)
+
+
+def preset(name: str, task: str, size: int, recipe: str = "fast", **options) -> Config:
+    model, training = RECIPES[recipe]
+    known = {f.name for f in fields(Config)}
+    plain = {key: value for key, value in options.items() if key in known}
+    config = Config(name, task, size, recipe=recipe, model=model, training=training, **plain)
+    return config.changed(**{key: value for key, value in options.items() if key not in known})
+
+
+def make_presets() -> dict[str, Config]:
+    """Budgets are in examples, so that a run can be repeated exactly, except where equal time is the point."""
+    presets = [
+        preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000),
+        preset("inversion-2x2", "inversion", 2, examples=1_200_000),
+        preset("inversion-3x3", "inversion", 3, minutes=50),
+        preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=12),
+        preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000),
+    ]
+    for spectrum in SPECTRA:
+        presets.append(preset(f"eigenvalues-3x3-{spectrum}", "eigenvalues", 3, spectrum=spectrum, examples=600_000))
+    return {config.name: config for config in presets}
+
+
+PRESETS = make_presets()
+REPEATED = ("eigenvectors-3x3", "eigenvalues-3x3-semicircle", "eigenvalues-3x3-laplace")  # also with seeds 1 and 2
+
+
+def get_preset(name: str) -> Config:
+    """The preset of that name; ValueError with the near matches for any other."""
+    choose("preset", name, PRESETS)
+    return PRESETS[name]

@@ -1,0 +1,337 @@
+"""The encoder-decoder transformer: it reads an encoded matrix and writes an encoded solution.
+
+Two recipes share this file; every difference between them is an option of `ModelOptions`:
+
+=============  ==============================================  ==========================================
+option         `paper` (as published)                          `fast` (departures that pay on a CPU)
+=============  ==============================================  ==========================================
+embedding      "token": one learned vector for each of the     "numeric": sines, cosines and logarithm of
+               29,000 FP15 symbols                             the number, through one linear layer
+output         "P1000": sign, mantissa, exponent, one          "number": one position a number, a head for
+               position each                                   sign and exponent, then one for the mantissa
+positions      "sequence": learned, by place in the sequence   "row-column": learned, by row and by column,
+                                                               so that weights carry over to other sizes
+triangle       False: all entries are read                     True: a symmetric matrix is read as its
+                                                               upper triangle
+block          "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
+                                                               blocks that start as the identity
+=============  ==============================================  ==========================================
+
+Both read FP15 token ids, so both see the same three significant digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .encodings import encoding
+from .problems import MAX_SIZE, get_task
+
+MANTISSAS = 900  # 100 to 999
+NUMBERS = 1 + 32 * MANTISSAS  # FP15 ids of zero and of (sign, exponent, mantissa): see encodings.FP15
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Architecture of one model; the defaults are the `fast` recipe."""
+
+    width: int = 128
+    heads: int = 8
+    encoder_layers: int = 4
+    decoder_layers: int = 1
+    embedding: str = "numeric"
+    output: str = "number"
+    positions: str = "row-column"
+    triangle: bool = True
+    block: str = "pre-norm"
+
+    def __post_init__(self):
+        choices = {
+            "embedding": ("numeric", "token"),
+            "output": ("number", "P1000"),
+            "positions": ("row-column", "sequence"),
+            "block": ("pre-norm", "post-norm"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        if min(self.width, self.heads, self.encoder_layers, self.decoder_layers) < 1:
+            raise ValueError("width, heads, encoder_layers and decoder_layers must be at least 1")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.output == "P1000" and self.positions == "row-column":
+            raise ValueError("output='P1000' writes three tokens a number: it needs positions='sequence'")
+
+
+def numeric_features(values: Tensor) -> Tensor:
+    """(N,) numbers -> (N, 42) features: the value, its sign, its logarithm, and waves of the first and last.
+
+    The short wavelengths carry the last digit, the long ones the size; waves of log10 abs value do the same
+    for numbers of any magnitude. Zero has no logarithm and is given that of 1e-9, the smallest number written.
+    """
+    magnitude = torch.log10(values.abs().clamp(min=1e-9))
+    wavelengths = torch.logspace(math.log10(0.1), math.log10(300), 16, dtype=values.dtype)
+    periods = torch.tensor([0.25, 0.5, 1.0], dtype=values.dtype)
+    phases = 2 * math.pi * torch.cat([values[:, None] / wavelengths, magnitude[:, None] / periods], dim=1)
+    plain = torch.stack([values.clamp(-100, 100) / 10, values.sign(), magnitude, values.tanh()], dim=1)
+    return torch.cat([phases.sin(), phases.cos(), plain], dim=1).float()
+
+
+class NumberEmbedding(nn.Module):
+    """FP15 ids -> vectors: a fixed table of `numeric_features` through one learned linear layer."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        fp15 = encoding("FP15")
+        values = torch.from_numpy(fp15.decode(torch.arange(len(fp15.vocabulary))[:, None].numpy()))
+        self.register_buffer("table", numeric_features(values), persistent=False)
+        self.linear = nn.Linear(self.table.shape[1], width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear(F.embedding(ids, self.table))
+
+
+class Attention(nn.Module):
+    """Multi-head attention, written out: at these lengths the library's fused kernel is slower in bf16."""
+
+    def __init__(self, width: int, heads: int, bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.projection = nn.Linear(width, 3 * width, bias=bias)  # queries, keys, values in one product
+        self.output = nn.Linear(width, width, bias=bias)
+
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, L, parts*width) -> `parts` tensors (B, heads, L, width/heads)."""
+        batch, length, _ = x.shape
+        return x.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def queries(self, x: Tensor) -> Tensor:
+        width, bias = x.shape[-1], self.projection.bias
+        bias = None if bias is None else bias[:width]
+        return self.split(F.linear(x, self.projection.weight[:width], bias), 1)[0]
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, ...]:
+        width, bias = memory.shape[-1], self.projection.bias
+        bias = None if bias is None else bias[width:]
+        return self.split(F.linear(memory, self.projection.weight[width:], bias), 2)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
+        if mask is not None:
+            scores = scores + mask
+        mixed = scores.softmax(-1).to(values.dtype) @ values
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.attend(*self.split(self.projection(x), 3), mask)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, bias: bool, squared: bool):
+        super().__init__()
+        self.hidden = nn.Linear(width, 4 * width, bias=bias)
+        self.output = nn.Linear(4 * width, width, bias=bias)
+        self.squared = squared
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.hidden(x))
+        return self.output(hidden * hidden if self.squared else hidden)
+
+
+class Layer(nn.Module):
+    """One encoder layer, or with `cross=True` one decoder layer (self-attention, cross-attention, feed-forward)."""
+
+    def __init__(self, options: ModelOptions, cross: bool = False):
+        super().__init__()
+        self.pre = options.block == "pre-norm"
+        norm = (lambda: nn.RMSNorm(options.width)) if self.pre else (lambda: nn.LayerNorm(options.width))
+        self.attention = Attention(options.width, options.heads, bias=not self.pre)
+        self.feedforward = FeedForward(options.width, bias=not self.pre, squared=self.pre)
+        self.norms = nn.ModuleList([norm() for _ in range(3 if cross else 2)])
+        self.cross = Attention(options.width, options.heads, bias=not self.pre) if cross else None
+        if self.pre:  # blocks that start as the identity
+            for block in (self.attention, self.cross, self.feedforward):
+                if block is not None:
+                    nn.init.zeros_(block.output.weight)
+
+    def residual(self, x: Tensor, norm: nn.Module, function) -> Tensor:
+        return x + function(norm(x)) if self.pre else norm(x + function(x))
+
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        x = self.residual(x, self.norms[0], lambda y: self.attention(y, mask))
+        if self.cross is not None:
+            keys_values = self.cross.keys_values(memory)
+            x = self.residual(x, self.norms[2], lambda y: self.cross.attend(self.cross.queries(y), *keys_values))
+        return self.residual(x, self.norms[1], self.feedforward)
+
+    def step(self, x: Tensor, cache: dict) -> Tensor:
+        """One decoding step: x (B, 1, width); `cache` holds the keys and values of all that came before."""
+
+        def attend_to_past(y: Tensor) -> Tensor:
+            queries, keys, values = self.attention.split(self.attention.projection(y), 3)
+            if "self" in cache:
+                keys = torch.cat([cache["self"][0], keys], dim=2)
+                values = torch.cat([cache["self"][1], values], dim=2)
+            cache["self"] = (keys, values)
+            return self.attention.attend(queries, keys, values)
+
+        x = self.residual(x, self.norms[0], attend_to_past)
+        x = self.residual(x, self.norms[2], lambda y: self.cross.attend(self.cross.queries(y), *cache["cross"]))
+        return self.residual(x, self.norms[1], self.feedforward)
+
+
+class NumberHead(nn.Module):
+    """p(sign, exponent) then p(mantissa | sign, exponent) for one number; class 0 is the number zero."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.exponent = nn.Linear(width, 33)
+        self.hidden = nn.Linear(width, width)
+        self.seen = nn.Embedding(33, width)  # how the mantissa head sees sign and exponent
+        self.mantissa = nn.Linear(width, MANTISSAS)
+        nn.init.zeros_(self.seen.weight)
+
+    def mantissas(self, x: Tensor, classes: Tensor) -> Tensor:
+        return self.mantissa(F.relu(self.hidden(x) + self.seen(classes)).square())
+
+    def loss(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Mean over numbers of the cross-entropy in nats, both parts together."""
+        classes, mantissas = split_ids(ids)
+        first = F.cross_entropy(self.exponent(x).float().flatten(0, 1), classes.flatten())
+        logits = self.mantissas(x, classes).float().flatten(0, 1)
+        second = F.cross_entropy(logits, mantissas.flatten(), ignore_index=-1, reduction="sum")
+        return first + second / ids.numel()
+
+    def greedy(self, x: Tensor) -> Tensor:
+        """The likeliest sign and exponent, then the likeliest mantissa given them: (B, L) FP15 ids."""
+        classes = self.exponent(x).argmax(-1)
+        mantissas = self.mantissas(x, classes).argmax(-1)
+        return torch.where(classes == 0, 0, 1 + (classes - 1) * MANTISSAS + mantissas)
+
+
+def split_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """FP15 ids -> (sign and exponent class 0..32, mantissa 0..899, or -1 for zero).
+
+    The few numbers below 1e-7 whose mantissa has fewer than three digits are learned as zero.
+    """
+    zero = (ids == 0) | (ids >= NUMBERS)
+    classes = torch.where(zero, 0, (ids - 1) // MANTISSAS + 1)
+    return classes, torch.where(zero, -1, (ids - 1) % MANTISSAS)
+
+
+class Transformer(nn.Module):
+    """Encoder-decoder for one task and size n: FP15 ids of matrices in, ids of the solution out.
+
+    With positions="row-column" no weight depends on n, so weights carry over to other sizes as they are.
+    """
+
+    def __init__(self, task: str, size: int, options: ModelOptions):
+        super().__init__()
+        self.size, self.options = size, options
+        self.shape = get_task(task).target_shape(size)
+        self.triangle = options.triangle and get_task(task).symmetric
+        self.numbers = options.output == "number"
+        self.written = encoding("FP15" if self.numbers else "P1000")
+        width, symbols = options.width, len(encoding("FP15").vocabulary)
+        numeric = options.embedding == "numeric"
+        # Token embeddings come with the dimension tokens V1 to V20 that open a sequence.
+        self.read = NumberEmbedding(width) if numeric else nn.Embedding(symbols + MAX_SIZE, width)
+        if self.numbers:
+            self.feed = NumberEmbedding(width) if numeric else nn.Embedding(symbols, width)
+            self.start = nn.Parameter(torch.zeros(width))
+            self.head = NumberHead(width)
+        else:  # P1000, then V1 to V21, start and end; the matrix also serves, transposed, as the output layer
+            self.feed = nn.Embedding(len(self.written.vocabulary) + MAX_SIZE + 3, width)
+        if options.positions == "row-column":
+            places = (MAX_SIZE, MAX_SIZE, MAX_SIZE + 1, MAX_SIZE)
+        else:
+            places = (size * size + 2, 3 * math.prod(self.shape) + 3)
+        self.places = nn.ModuleList([nn.Embedding(place, width) for place in places])
+        for table in [self.read, self.feed, *self.places]:
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=width**-0.5)
+        self.encoder = nn.ModuleList([Layer(options) for _ in range(options.encoder_layers)])
+        self.decoder = nn.ModuleList([Layer(options, cross=True) for _ in range(options.decoder_layers)])
+        pre = options.block == "pre-norm"
+        self.norms = nn.ModuleList([nn.RMSNorm(width) if pre else nn.Identity() for _ in range(2)])
+
+    def place(self, rows: Tensor, columns: Tensor, first: int) -> Tensor:
+        """(L, width) position vectors; `first` is 0 for what is read and 2 for what is written."""
+        if self.options.positions == "row-column":
+            return self.places[first](rows) + self.places[first + 1](columns)
+        table = self.places[first // 2]
+        return table.weight[: len(rows)]
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """(B, n, n) FP15 ids -> (B, L, width), L = n(n+1)/2 for a triangle, else n*n (+ 2 dimension tokens)."""
+        batch, n, _ = inputs.shape
+        if self.triangle:
+            rows, columns = torch.triu_indices(n, n, device=inputs.device)
+        else:
+            rows, columns = torch.cartesian_prod(torch.arange(n), torch.arange(n)).to(inputs.device).unbind(1)
+        ids = inputs[:, rows, columns]
+        if self.options.embedding == "token":
+            dimension = self.read.num_embeddings - MAX_SIZE + n - 1
+            ids = F.pad(ids, (2, 0), value=dimension)
+            rows, columns = F.pad(rows, (2, 0)), F.pad(columns, (2, 0))
+        x = self.read(ids) + self.place(rows, columns, 0)
+        for layer in self.encoder:
+            x = layer(x)
+        return self.norms[0](x)
+
+    def sequence(self, targets: Tensor) -> Tensor:
+        """(B, *shape, k) ids of the solution -> (B, L) what the decoder writes."""
+        flat = targets.flatten(1)
+        if self.numbers:
+            return flat
+        first = len(self.written.vocabulary)
+        opening = flat.new_tensor([first + k - 1 for k in self.shape]).expand(len(flat), -1)
+        return torch.cat([opening, F.pad(flat, (0, 1), value=self.feed.num_embeddings - 1)], dim=1)
+
+    def written_places(self, device) -> Tensor:
+        """(L, width) position vectors of all that is written."""
+        if self.options.positions == "sequence":
+            length = math.prod(self.shape) if self.numbers else 3 * math.prod(self.shape) + len(self.shape) + 1
+            return self.places[1].weight[:length]
+        places = torch.arange(math.prod(self.shape), device=device)
+        return self.place(places // self.shape[-1], places % self.shape[-1], 2)
+
+    def first_vector(self) -> Tensor:
+        return self.start if self.numbers else self.feed.weight[-2]
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats: a number for output="number", a token for output="P1000"."""
+        memory, sequence = self.encode(inputs), self.sequence(targets)
+        first = self.first_vector().expand(len(sequence), 1, -1)
+        x = torch.cat([first, self.feed(sequence[:, :-1])], dim=1) + self.written_places(inputs.device)
+        mask = torch.full((x.shape[1], x.shape[1]), -math.inf, device=x.device).triu(1)
+        for layer in self.decoder:
+            x = layer(x, memory, mask)
+        x = self.norms[1](x)
+        if self.numbers:
+            return self.head.loss(x, sequence)
+        return F.cross_entropy(F.linear(x, self.feed.weight).float().flatten(0, 1), sequence.flatten())
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor) -> Tensor:
+        """Greedy decoding: (B, n, n) FP15 ids -> (B, *shape, k) ids, keys and values cached from step to step."""
+        memory = self.encode(inputs)
+        caches = [{"cross": layer.cross.keys_values(memory)} for layer in self.decoder]
+        places = self.written_places(inputs.device)
+        x, ids = self.first_vector().expand(len(inputs), 1, -1), []
+        for place in places:
+            x = x + place
+            for layer, cache in zip(self.decoder, caches, strict=True):
+                x = layer.step(x, cache)
+            x = self.norms[1](x)
+            ids.append(self.head.greedy(x) if self.numbers else F.linear(x, self.feed.weight).argmax(-1))
+            x = self.feed(ids[-1])
+        ids = torch.cat(ids, dim=1)
+        if not self.numbers:  # dimension tokens and end: a wrong one shifts what follows, which then decodes to NaN
+            ids = ids[:, len(self.shape) : -1]
+        return ids.view(len(inputs), *self.shape, self.written.tokens_per_number)

@@ -1,0 +1,229 @@
+"""The problems: random matrices with a chosen spectrum, and the tasks that a transformer learns to solve on them.
+
+To add a task, write one class like those below and put an instance into TASKS: its name, whether its matrices
+are symmetric, the shape of its solution, how to solve a batch, and how to judge a batch of predictions. Encoding,
+model, training, prediction and the command line take it from there.
+
+Source of all definitions: Charton 2022 (arXiv 2211.00170) and its code. M is an n x n matrix, N the number of examples.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from .encodings import choose
+
+SPECTRA = ("semicircle", "uniform", "gaussian", "laplace", "positive", "positive2", "marcenko")
+ENTRIES = ("uniform", "normal")
+MAX_SIZE = 20
+LIMIT = 10.0  # entries are uniform in [-LIMIT, LIMIT], or normal with the same standard deviation
+
+
+class Task:
+    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose."""
+
+    name: str
+    symmetric = True
+
+    def target_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one solution."""
+        raise NotImplementedError  # each task has its own
+
+    def solve(self, inputs: np.ndarray) -> np.ndarray:
+        """(N, n, n) matrices -> (N, *target_shape(n)) exact solutions."""
+        raise NotImplementedError
+
+    def relative_error(self, inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """(N,) what is compared with the tolerance; may be NaN, see `error`."""
+        raise NotImplementedError
+
+    def error(self, inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """(N,) relative errors; infinite where the prediction has a NaN, so that it counts as wrong."""
+        with np.errstate(all="ignore"):
+            error = self.relative_error(inputs, targets, predictions)
+        return np.where(np.isnan(error), np.inf, error)
+
+
+def total(array: np.ndarray) -> np.ndarray:
+    """(N, ...) -> (N,) sums of absolute values."""
+    return np.abs(array).reshape(len(array), -1).sum(1) if len(array) else np.zeros(0)
+
+
+class Eigenvalues(Task):
+    """Eigenvalues in descending order; error: sum |predicted - true| / sum |true|."""
+
+    name = "eigenvalues"
+
+    def target_shape(self, size):
+        return (size,)
+
+    def solve(self, inputs):
+        return np.linalg.eigvalsh(inputs)[:, ::-1]
+
+    def relative_error(self, inputs, targets, predictions):
+        return total(predictions - targets) / total(targets)
+
+
+class Eigenvectors(Task):
+    """The eigendecomposition: row 0 the eigenvalues, ascending; below, V with the eigenvectors in columns.
+
+    Error: sum |V^T M V - diag(predicted eigenvalues)| / sum |predicted eigenvalues|. Flipping the sign of an
+    eigenvector leaves it unchanged, so a solution may fix the signs.
+    """
+
+    name = "eigenvectors"
+
+    def target_shape(self, size):
+        return (size + 1, size)
+
+    def solve(self, inputs, canonical_sign: bool = True):
+        """`canonical_sign`: make the first component of each eigenvector positive; else LAPACK's signs."""
+        eigenvalues, vectors = np.linalg.eigh(inputs)
+        if canonical_sign:
+            vectors = vectors * np.where(vectors[:, :1] < 0, -1.0, 1.0)
+        return np.concatenate([eigenvalues[:, None], vectors], axis=1)
+
+    def relative_error(self, inputs, targets, predictions):
+        eigenvalues, vectors = predictions[:, 0], predictions[:, 1:]
+        rotated = vectors.transpose(0, 2, 1) @ inputs @ vectors
+        return total(rotated - eigenvalues[:, None] * np.eye(inputs.shape[-1])) / total(eigenvalues)
+
+
+class Inversion(Task):
+    """The inverse P of M; error: sum |M P - I| / n."""
+
+    name = "inversion"
+    symmetric = False
+
+    def target_shape(self, size):
+        return (size, size)
+
+    def solve(self, inputs):
+        return np.linalg.inv(inputs)
+
+    def relative_error(self, inputs, targets, predictions):
+        return total(inputs @ predictions - np.eye(inputs.shape[-1])) / inputs.shape[-1]
+
+
+TASKS = {task.name: task for task in (Eigenvalues(), Eigenvectors(), Inversion())}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name; ValueError with the near matches for any other."""
+    choose("task", name, TASKS)
+    return TASKS[name]
+
+
+def draw_entries(shape: tuple[int, ...], rng: np.random.Generator, entries: str, limit: float = LIMIT) -> np.ndarray:
+    if entries == "uniform":
+        return rng.uniform(-limit, limit, shape)
+    return rng.normal(0.0, limit / np.sqrt(3), shape)
+
+
+def wigner(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
+    """(n, size, size) symmetric matrices: the lower triangle of random entries, mirrored."""
+    full = draw_entries((n, size, size), rng, entries)
+    rows, columns = np.triu_indices(size, 1)
+    full[:, rows, columns] = full[:, columns, rows]
+    return full
+
+
+def draw_eigenvalues(spectrum: str, wigner_eigenvalues: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Eigenvalues (N, n) of the named spectrum, with sigma = 10 sqrt(n / 3), the Wigner matrix's own scale."""
+    shape = wigner_eigenvalues.shape
+    sigma = np.sqrt(shape[1]) * LIMIT / np.sqrt(3)
+    if spectrum == "uniform":
+        return rng.uniform(-sigma * np.sqrt(3), sigma * np.sqrt(3), shape)
+    if spectrum == "gaussian":
+        return rng.normal(0.0, sigma, shape)
+    if spectrum == "laplace":
+        return rng.laplace(0.0, sigma / np.sqrt(2), shape)
+    if spectrum == "positive2":
+        return np.abs(rng.laplace(0.0, sigma / np.sqrt(2), shape))
+    return np.abs(wigner_eigenvalues)  # positive
+
+
+def draw(
+    task: str, size: int, n: int, rng: np.random.Generator, spectrum: str = "semicircle", entries: str = "uniform"
+) -> np.ndarray:
+    """n random matrices (n, size, size) of a task; see `sample` for the arguments."""
+    if not get_task(task).symmetric:
+        matrices = draw_entries((n, size, size), rng, entries)
+        while (singular := np.linalg.det(matrices) == 0).any():
+            matrices[singular] = draw_entries((int(singular.sum()), size, size), rng, entries)
+        return matrices
+    if spectrum == "marcenko":
+        factor = draw_entries((n, size, size), rng, entries, limit=np.sqrt(LIMIT))
+        product = factor.transpose(0, 2, 1) @ factor
+        return (product + product.transpose(0, 2, 1)) / 2
+    matrices = wigner(size, n, rng, entries)
+    if spectrum == "semicircle":
+        return matrices
+    eigenvalues, vectors = np.linalg.eigh(matrices)
+    eigenvalues = draw_eigenvalues(spectrum, eigenvalues, rng)
+    rebuilt = (vectors * eigenvalues[:, None]) @ vectors.transpose(0, 2, 1)
+    return (rebuilt + rebuilt.transpose(0, 2, 1)) / 2
+
+
+def whole_number(what: str, value, low: int, high: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be a whole number, got {value!r}") from None
+    if number < low or (high is not None and number > high):
+        span = f"from {low} to {high}" if high is not None else f"at least {low}"
+        raise ValueError(f"{what} must be {span}, got {number}")
+    return number
+
+
+def sample(
+    task: str, size: int, n: int, rng: np.random.Generator, spectrum: str = "semicircle", entries: str = "uniform"
+) -> tuple[np.ndarray, np.ndarray]:
+    """n random problems of a task, with their exact solutions, in float64.
+
+    size: the matrices are size x size, 1 to 20. n: how many. spectrum (symmetric tasks): one of SPECTRA; all but
+    "semicircle" and "marcenko" keep a Wigner draw's eigenvectors and replace its eigenvalues. entries: "uniform" in
+    [-10, 10], or "normal" with standard deviation 10 / sqrt(3); for "marcenko" they are those of A in A^T A, on the
+    scale sqrt(10). Returns inputs (n, size, size) and targets (n, *target shape). Raises ValueError or TypeError.
+    """
+    solver = get_task(task)
+    choose("spectrum", spectrum, SPECTRA)
+    choose("entries", entries, ENTRIES)
+    try:
+        size = whole_number("size (of the matrices)", size, 1, MAX_SIZE)
+    except ValueError as error:
+        hint = f"; size and n = {n} may be swapped" if isinstance(n, int) and 1 <= n <= MAX_SIZE else ""
+        raise ValueError(f"{error}{hint}") from None
+    n = whole_number("n (the number of examples)", n, 0)
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy Generator such as numpy.random.default_rng(0), got {type(rng).__name__}")
+    if spectrum != "semicircle" and not solver.symmetric:
+        raise ValueError(f"{task} has no spectrum to choose, got {spectrum!r}")
+    inputs = draw(task, size, n, rng, spectrum, entries)
+    return inputs, np.ascontiguousarray(solver.solve(inputs))
+
+
+def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
+    """(N, n, n) float64 matrices fit for a task, or a ValueError or TypeError that names the problem and the example."""
+    array = np.asarray(inputs)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"matrices of real numbers expected, got an array of {array.dtype}")
+    if array.ndim != 3 or array.shape[1] != array.shape[2]:
+        hint = "; for a single matrix M, pass M[None]" if array.ndim == 2 else ""
+        raise ValueError(f"matrices of shape (N, n, n) expected, got {array.shape}{hint}")
+    whole_number("the size of the matrices", array.shape[1], 1, MAX_SIZE)
+    array = array.astype(np.float64)
+    problems = {
+        "NaN or infinity": ~np.isfinite(array).all((1, 2)),
+        f"an entry of magnitude {limit:g} or more": (np.abs(array) >= limit).any((1, 2)),
+    }
+    if get_task(task).symmetric:
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = np.abs(array - array.transpose(0, 2, 1)).max((1, 2), initial=0)
+            problems["a difference between M and its transpose"] = difference > 1e-6 * np.abs(array).max((1, 2), initial=0)
+    for problem, where in problems.items():
+        if where.any():
+            raise ValueError(f"example {int(np.flatnonzero(where)[0])} has {problem}: {task} cannot take it")
+    return array
