@@ -1,4 +1,4 @@
-"""The command line: `python -m mathtransformer train|list ...`; `--help` says the rest."""
+"""The command line: `python -m mathtransformer train|predict|list ...`; `--help` says the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from .config import PRESETS, REPEATED, Config, ModelOptions, TrainOptions, get_preset
-from .runs import RUNS, read_info
+from .problems import SPECTRA
+from .runs import RUNS, find, load_run, read_info
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +42,25 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, help="CPU threads (two trainings of one thread beat one of two)")
     train.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
     add_options(train)
+    predict = commands.add_parser(
+        "predict", help="solve fresh problems with the runs of data/runs, and store the answers"
+    )
+    predict.add_argument("run", nargs="*", help="names (default: all that lack current predictions)")
     listing = commands.add_parser("list", help="list the presets")
-    listing.add_argument("--runs", action="store_true", help="the arguments of every training in data/runs, a line each")
+    listing.add_argument(
+        "--runs", action="store_true", help="the arguments of every training in data/runs, a line each"
+    )
     return top
 
 
 def configure(arguments: argparse.Namespace) -> Config:
-    names = ["seed", "minutes", "examples", *(f.name for f in fields(ModelOptions)), *(f.name for f in fields(TrainOptions))]
+    names = [
+        "seed",
+        "minutes",
+        "examples",
+        *(f.name for f in fields(ModelOptions)),
+        *(f.name for f in fields(TrainOptions)),
+    ]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return get_preset(arguments.preset).changed(**given)
 
@@ -72,19 +85,36 @@ def run_training(arguments: argparse.Namespace) -> int:
     )
 
 
+def run_predictions(arguments: argparse.Namespace) -> int:
+    """Eigenvalue runs are tested on every spectrum; seed 0 of the other tasks on 50,000 problems as in the paper."""
+    from .predictions import is_current, predict
+
+    for folder in [find(name) for name in arguments.run] or sorted(path.parent for path in RUNS.glob("*/run.json")):
+        run = load_run(folder)
+        eigenvalues = run.config.task == "eigenvalues"
+        n = 10_000 if eigenvalues or run.config.seed else 50_000
+        for spectrum in SPECTRA if eigenvalues else [run.config.spectrum]:
+            if arguments.run or not is_current(folder, spectrum, n):
+                print(predict(run, n, spectrum), flush=True)
+    return 0
+
+
+def run_listing(arguments: argparse.Namespace) -> int:
+    for name, config in PRESETS.items():
+        if arguments.runs:
+            print("\n".join([name, *(f"{name} --seed {seed}" for seed in (1, 2) if name in REPEATED)]))
+        else:
+            budget = f"{config.examples:,} examples" if config.examples else f"{config.minutes:g} minutes"
+            print(f"{name:28} {config.recipe:6} {budget}")
+    return 0
+
+
 def main() -> int:
     arguments = parser().parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    if arguments.command == "list":
-        for name, config in PRESETS.items():
-            if arguments.runs:
-                print("\n".join([name, *(f"{name} --seed {seed}" for seed in (1, 2) if name in REPEATED)]))
-            else:
-                budget = f"{config.examples:,} examples" if config.examples else f"{config.minutes:g} minutes"
-                print(f"{name:28} {config.recipe:6} {budget}")
-        return 0
+    commands = {"train": run_training, "predict": run_predictions, "list": run_listing}
     try:
-        return run_training(arguments)
+        return commands[arguments.command](arguments)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

@@ -19,8 +19,9 @@ class TrainOptions:
 
     batch: examples a step. warmup: steps of linear warm-up, at most a tenth of the budget. schedule: "linear"
     keeps the learning rate, then takes it to zero over the last `decay` of the budget; "cosine" goes to a tenth
-    over all of it. clip: largest gradient norm. exact_targets: solve the matrix as rounded to its tokens (the paper solves it
-    first, and rounds it after). canonical_sign: first component of each target eigenvector positive.
+    over all of it. clip: largest gradient norm. exact_targets: solve the matrix as rounded to its tokens
+    (the paper solves it first, and rounds it after). canonical_sign: first component of each
+    target eigenvector positive.
     """
 
     batch: int = 64
@@ -48,9 +49,7 @@ class TrainOptions:
 RECIPES: dict[str, tuple[ModelOptions, TrainOptions]] = {
     "fast": (ModelOptions(), TrainOptions()),
     "paper": (
-        ModelOptions(
-            embedding="token", output="P1000", positions="sequence", triangle=False, block="post-norm"
-        ),
+        ModelOptions(embedding="token", output="P1000", positions="sequence", triangle=False, block="post-norm"),
         TrainOptions(
             learning_rate=1e-4,
             beta2=0.999,

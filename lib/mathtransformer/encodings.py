@@ -16,7 +16,8 @@ differs on a few ties (0.09995). All work on whole arrays.
 from __future__ import annotations
 
 import difflib
-from functools import lru_cache
+from abc import ABC, abstractmethod
+from functools import cache
 
 import numpy as np
 
@@ -55,7 +56,10 @@ def too_large(array: np.ndarray, wrong: np.ndarray, limit: str, name: str) -> Va
 
 
 def digits(values) -> tuple[np.ndarray, np.ndarray]:
-    """Round to three digits as `"%.2e"` does: (mantissa: 0 or +-100 to +-999, exponent), value ~ mantissa * 10**exponent.
+    """Round to three digits as `"%.2e"` does.
+
+    Returns (mantissa, exponent), int64 shaped like values: value ~ mantissa * 10**exponent, where the mantissa is 0
+    or +-100 to +-999.
 
     Near a tie, or next to a power of ten, the floating-point shortcut could differ from the exact rounding of the
     binary number, so there (a few in a million) Python's own formatting decides.
@@ -77,20 +81,20 @@ def digits(values) -> tuple[np.ndarray, np.ndarray]:
     return mantissa, np.where(zero, 0, exponent)
 
 
-class Encoding:
+class Encoding(ABC):
     """One way to write numbers. A token's id is its index in `vocabulary`."""
 
     name: str
     tokens_per_number: int
     vocabulary: list[str]
 
+    @abstractmethod
     def encode(self, values) -> np.ndarray:
         """(...) numbers -> int64 ids (..., k). Raises ValueError for NaN, infinity, or a number beyond the range."""
-        raise NotImplementedError  # each encoding writes its own
 
+    @abstractmethod
     def numbers(self, ids: np.ndarray) -> np.ndarray:
         """Ids (..., k), all of them in the vocabulary, -> float64 (...), NaN where no encoder wrote them."""
-        raise NotImplementedError
 
     def decode(self, ids) -> np.ndarray:
         """Ids (..., k) -> float64 (...); NaN for ids that no encoder could have written."""
@@ -235,7 +239,7 @@ class FloatingPoint(Encoding):
         return np.take(self.table, ids[..., 0])
 
 
-@lru_cache(maxsize=None)
+@cache
 def encoding(name: str) -> Encoding:
     """The encoding called P10, P1000, B1999 or FP15; ValueError with the near matches for any other name."""
     choose("encoding", name, ENCODINGS)

@@ -10,6 +10,7 @@ Source of all definitions: Charton 2022 (arXiv 2211.00170) and its code. M is an
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -21,23 +22,27 @@ MAX_SIZE = 20
 LIMIT = 10.0  # entries are uniform in [-LIMIT, LIMIT], or normal with the same standard deviation
 
 
-class Task:
+class Task(ABC):
     """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose."""
 
     name: str
     symmetric = True
 
+    @abstractmethod
     def target_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one solution."""
-        raise NotImplementedError  # each task has its own
 
+    @abstractmethod
     def solve(self, inputs: np.ndarray) -> np.ndarray:
         """(N, n, n) matrices -> (N, *target_shape(n)) exact solutions."""
-        raise NotImplementedError
 
+    def solvable(self, inputs: np.ndarray) -> np.ndarray:
+        """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
+        return np.ones(len(inputs), bool)
+
+    @abstractmethod
     def relative_error(self, inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """(N,) what is compared with the tolerance; may be NaN, see `error`."""
-        raise NotImplementedError
 
     def error(self, inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """(N,) relative errors; infinite where the prediction has a NaN, so that it counts as wrong."""
@@ -103,6 +108,14 @@ class Inversion(Task):
     def solve(self, inputs):
         return np.linalg.inv(inputs)
 
+    def solvable(self, inputs):
+        """A determinant so large that the inverse, by Hadamard's bound on the cofactors, stays below 1e8.
+
+        One matrix in a million is singular once its entries are rounded to three digits.
+        """
+        n = inputs.shape[-1]
+        return np.abs(np.linalg.det(inputs)) > 1e-8 * (LIMIT * np.sqrt(max(n - 1, 1))) ** (n - 1)
+
     def relative_error(self, inputs, targets, predictions):
         return total(inputs @ predictions - np.eye(inputs.shape[-1])) / inputs.shape[-1]
 
@@ -149,10 +162,11 @@ def draw(
     task: str, size: int, n: int, rng: np.random.Generator, spectrum: str = "semicircle", entries: str = "uniform"
 ) -> np.ndarray:
     """n random matrices (n, size, size) of a task; see `sample` for the arguments."""
-    if not get_task(task).symmetric:
+    solver = get_task(task)
+    if not solver.symmetric:
         matrices = draw_entries((n, size, size), rng, entries)
-        while (singular := np.linalg.det(matrices) == 0).any():
-            matrices[singular] = draw_entries((int(singular.sum()), size, size), rng, entries)
+        while (unsolvable := ~solver.solvable(matrices)).any():
+            matrices[unsolvable] = draw_entries((int(unsolvable.sum()), size, size), rng, entries)
         return matrices
     if spectrum == "marcenko":
         factor = draw_entries((n, size, size), rng, entries, limit=np.sqrt(LIMIT))
@@ -206,7 +220,7 @@ def sample(
 
 
 def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
-    """(N, n, n) float64 matrices fit for a task, or a ValueError or TypeError that names the problem and the example."""
+    """(N, n, n) float64 matrices fit for a task, or a ValueError or TypeError naming the problem and example."""
     array = np.asarray(inputs)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"matrices of real numbers expected, got an array of {array.dtype}")
@@ -222,7 +236,9 @@ def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
     if get_task(task).symmetric:
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.abs(array - array.transpose(0, 2, 1)).max((1, 2), initial=0)
-            problems["a difference between M and its transpose"] = difference > 1e-6 * np.abs(array).max((1, 2), initial=0)
+            problems["a difference between M and its transpose"] = difference > 1e-6 * np.abs(array).max(
+                (1, 2), initial=0
+            )
     for problem, where in problems.items():
         if where.any():
             raise ValueError(f"example {int(np.flatnonzero(where)[0])} has {problem}: {task} cannot take it")

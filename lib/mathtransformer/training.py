@@ -23,47 +23,17 @@ import torch
 from tqdm import tqdm
 
 from . import runs
+from .batches import Batches
 from .config import Config
-from .encodings import encoding
-from .evaluation import judge, rounded, test_set
+from .evaluation import judge, test_set
 from .metrics import within
 from .model import Transformer
-from .problems import draw, get_task
 
-BLOCK = 64  # steps whose examples are drawn together, since drawing is faster in large batches
 TEST_PROBLEMS = 1000
 # Shares of the budget at which the model is evaluated: dense at first, when the properties emerge.
 EVALUATIONS = (0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, *np.arange(0.1, 1.0, 0.05).round(2), 1.0)
 
 log = logging.getLogger("mathtransformer")
-
-
-class Batches:
-    """The training examples of any step, as ids. Draws a block of steps at once and keeps the latest block."""
-
-    def __init__(self, config: Config, written):
-        self.config, self.written, self.block, self.number = config, written, None, -1
-
-    def draw(self, number: int):
-        config, task = self.config, get_task(self.config.task)
-        rng = np.random.default_rng([config.seed, number])
-        inputs = draw(task.name, config.size, BLOCK * config.training.batch, rng, config.spectrum, config.entries)
-        read = encoding("FP15").encode(inputs)[..., 0]
-        if config.training.exact_targets:
-            inputs = encoding("FP15").decode(read[..., None])
-        targets = task.solve(inputs, **self.signs())
-        return torch.from_numpy(read), torch.from_numpy(self.written.encode(targets))
-
-    def signs(self) -> dict:
-        return {"canonical_sign": self.config.training.canonical_sign} if self.config.task == "eigenvectors" else {}
-
-    def __getitem__(self, step: int):
-        """(inputs (batch, n, n), targets (batch, *shape, k)), both int64 ids."""
-        number, place = divmod(step, BLOCK)
-        if number != self.number:
-            self.block, self.number = self.draw(number), number
-        rows = slice(place * self.config.training.batch, (place + 1) * self.config.training.batch)
-        return self.block[0][rows], self.block[1][rows]
 
 
 def learning_rate(config: Config, step: int, progress: float) -> float:
@@ -80,6 +50,8 @@ def learning_rate(config: Config, step: int, progress: float) -> float:
 def bfloat16_is_fast() -> bool:
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(check())
+
+
 class Trainer:
     """One training: model, optimizer, data and counters, and how they are saved and restored."""
 
@@ -171,7 +143,9 @@ class Trainer:
     def restore(self) -> None:
         tensors, state = runs.load_checkpoint(self.folder)
         if state["config"] != json_copy(self.config.to_json()):
-            raise runs.RunError(f"{self.folder} was begun with other options: {different(state['config'], self.config)}")
+            raise runs.RunError(
+                f"{self.folder} was begun with other options: {different(state['config'], self.config)}"
+            )
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(weights)
         optimizer: dict = {}

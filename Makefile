@@ -1,0 +1,45 @@
+# Two commands: `make figures` and `make test`. Both set up the virtual environment first if it is not there.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+EXECUTE := $(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN --ExecutePreprocessor.record_timing=False
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures test lint train predictions notebooks bench
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## make .venv and install requirements.txt into it
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+figures: $(STAMP)  ## run every notebook top to bottom, which regenerates figures/
+	$(EXECUTE) --output-dir .build $(NOTEBOOKS)
+
+test: lint  ## ruff, then pytest, then nbval over all notebooks
+	$(BIN)/python -m pytest tests -m 'not slow'
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg \
+		--nbval-cell-timeout=300 -p no:cacheprovider notebooks
+
+lint: $(STAMP)  ## ruff: style and format
+	$(BIN)/ruff check lib tests notebooks
+	$(BIN)/ruff format --check lib tests notebooks
+
+train: $(STAMP)  ## train all models of data/runs, two at a time, one thread each, resuming what was begun
+	$(BIN)/python -m mathtransformer list --runs | xargs -P 2 -L 1 $(BIN)/python -m mathtransformer train --threads 1 --resume
+
+predictions: $(STAMP)  ## solve the test sets with every model whose answers are missing or out of date
+	$(BIN)/python -m mathtransformer predict
+
+notebooks: $(STAMP)  ## run every notebook and save it with its outputs
+	$(EXECUTE) --inplace $(NOTEBOOKS)
+
+bench: $(STAMP)  ## measure this machine: data generation, training and prediction; about a minute
+	$(BIN)/python -m mathtransformer bench
