@@ -134,7 +134,7 @@ def make_presets() -> dict[str, Config]:
         preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000),
     ]
     for spectrum in SPECTRA:
-        presets.append(preset(f"eigenvalues-3x3-{spectrum}", "eigenvalues", 3, spectrum=spectrum, examples=600_000))
+        presets.append(preset(f"eigenvalues-3x3-{spectrum}", "eigenvalues", 3, spectrum=spectrum, examples=900_000))
     return {config.name: config for config in presets}
 
 

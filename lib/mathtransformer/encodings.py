@@ -65,7 +65,7 @@ def digits(values) -> tuple[np.ndarray, np.ndarray]:
     binary number, so there (a few in a million) Python's own formatting decides.
     """
     array = as_numbers(values)
-    size = np.abs(array)
+    size = np.abs(array.reshape(-1))
     zero = size < 1e-290  # far below every encoding's range
     safe = np.where(zero, 1.0, size)
     exponent = np.floor(np.log10(safe)).astype(np.int64) - 2
@@ -77,8 +77,8 @@ def digits(values) -> tuple[np.ndarray, np.ndarray]:
         written = np.char.mod("%.2e", safe[unsure])
         mantissa[unsure] = [int(text[0] + text[2:4]) for text in written]
         exponent[unsure] = [int(text[5:]) - 2 for text in written]
-    mantissa = np.where(zero, 0, np.where(np.signbit(array), -mantissa, mantissa))
-    return mantissa, np.where(zero, 0, exponent)
+    mantissa = np.where(zero, 0, np.where(np.signbit(array.reshape(-1)), -mantissa, mantissa))
+    return mantissa.reshape(array.shape), np.where(zero, 0, exponent).reshape(array.shape)
 
 
 class Encoding(ABC):
