@@ -130,7 +130,7 @@ def make_presets() -> dict[str, Config]:
         preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000),
         preset("inversion-2x2", "inversion", 2, examples=1_200_000),
         preset("inversion-3x3", "inversion", 3, minutes=50),
-        preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=12),
+        preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=13),
         preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000),
     ]
     for spectrum in SPECTRA:

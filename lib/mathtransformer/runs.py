@@ -70,11 +70,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def publish(folder: Path, model: Transformer, log: pd.DataFrame, info: dict) -> None:
-    """Write what others read: weights, then log, then run.json with the checksum that binds them."""
+    """Write what others read: weights, then log, then run.json with the checksum that binds weights and configuration."""
     weights = save({name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()})
     write_atomically(folder / "model.safetensors", weights)
     write_log(folder, log)
-    write_json(folder / "run.json", {"format": FORMAT, **info, "sha256": hashlib.sha256(weights).hexdigest()})
+    write_json(folder / "run.json", {"format": FORMAT, **info, "sha256": checksum(weights, info["config"])})
+
+
+def checksum(weights: bytes, config: dict) -> str:
+    """Of the weights and the configuration, so that neither can be changed without the other."""
+    return hashlib.sha256(weights + json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def write_log(folder: Path, log: pd.DataFrame) -> None:
@@ -150,8 +155,8 @@ def load_run(name_or_path: str | Path) -> Run:
     if not path.exists():
         raise RunError(f"{path} does not exist")
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != info.get("sha256"):
-        raise RunError(f"{path} is not the file that run.json describes: truncated, edited, or of another run")
+    if checksum(content, info.get("config")) != info.get("sha256"):
+        raise RunError(f"{path} and run.json do not belong together: one is truncated, edited, or of another run")
     try:
         config = Config.from_json(info["config"])
         model = Transformer(config.task, config.size, config.model)

@@ -1,0 +1,133 @@
+"""The transformer in both recipes: decoding, sizes, and that it can learn."""
+
+import numpy as np
+import pytest
+import torch
+
+from mathtransformer.config import RECIPES
+from mathtransformer.encodings import encoding
+from mathtransformer.layers import numeric_features, split_ids
+from mathtransformer.model import ModelOptions, Transformer
+from mathtransformer.problems import TASKS, get_task, sample
+
+
+def tiny(task, size, recipe, **options):
+    torch.manual_seed(0)
+    chosen = {**vars(RECIPES[recipe][0]), "width": 16, "heads": 2, "encoder_layers": 1, **options}
+    model = Transformer(task, size, ModelOptions(**chosen))
+    for parameter in model.parameters():  # blocks that start as the identity would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def batch(model, task, size, n=5):
+    inputs, targets = sample(task, size, n, np.random.default_rng(0))
+    read = torch.from_numpy(encoding("FP15").encode(inputs)[..., 0])
+    return read, torch.from_numpy(model.written.encode(targets))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", [1, 3])
+@torch.no_grad()
+def test_cached_decoding_agrees_with_the_full_decoder(recipe, task, size):
+    """Fed what `generate` wrote, the decoder run at once must choose the same (the paper's output: next test)."""
+    model = tiny(task, size, recipe, decoder_layers=2)
+    read, targets = batch(model, task, size)
+    assert torch.isfinite(model.loss(read, targets))
+    written = model.generate(read)
+    assert written.shape == targets.shape
+    if recipe == "fast":
+        states = []
+        model.norms[1].register_forward_hook(lambda module, inputs, output: states.append(output))
+        model.loss(read, written)
+        np.testing.assert_array_equal(model.head.greedy(states[-1]), model.sequence(written))
+
+
+@torch.no_grad()
+def test_p1000_cached_decoding_step_by_step():
+    model = tiny("eigenvalues", 2, "paper", decoder_layers=2)
+    read, _ = batch(model, "eigenvalues", 2)
+    memory = model.encode(read)
+    ids = torch.empty((len(read), 0), dtype=torch.long)
+    places = model.written_places(read.device)
+    for length in range(1, len(places) + 1):  # without a cache: the whole prefix again at every step
+        x = torch.cat([model.first_vector().expand(len(read), 1, -1), model.feed(ids)], 1) + places[:length]
+        mask = torch.full((length, length), -torch.inf).triu(1)
+        for layer in model.decoder:
+            x = layer(x, memory, mask)
+        ids = torch.cat([ids, (model.norms[1](x)[:, -1:] @ model.feed.weight.T).argmax(-1)], 1)
+    np.testing.assert_array_equal(model.generate(read).flatten(1), ids[:, 1:-1])
+
+
+@torch.no_grad()
+def test_triangle_reads_the_upper_triangle_only():
+    read, targets = batch(tiny("eigenvalues", 3, "fast"), "eigenvalues", 3)
+    changed = read.clone()
+    changed[:, 2, 0] = 7
+    for triangle in (True, False):
+        model = tiny("eigenvalues", 3, "fast", triangle=triangle)
+        assert (model.loss(read, targets) == model.loss(changed, targets)) == triangle
+
+
+def test_weights_carry_over_to_another_size():
+    small, large = tiny("eigenvectors", 2, "fast"), tiny("eigenvectors", 5, "fast")
+    large.load_state_dict(small.state_dict())
+    read, targets = batch(large, "eigenvectors", 5)
+    assert torch.isfinite(large.loss(read, targets))
+    with pytest.raises(RuntimeError):
+        tiny("eigenvectors", 5, "paper").load_state_dict(tiny("eigenvectors", 2, "paper").state_dict())
+
+
+@pytest.mark.parametrize(("recipe", "goal"), [("fast", 3.0), ("paper", 2.0)])
+def test_learns_a_fixed_batch(recipe, goal):
+    """An untrained model is at ln(33 * 900) = 10.3 nats a number, or ln(1100) = 7 a token."""
+    torch.manual_seed(0)
+    options = {**vars(RECIPES[recipe][0]), "width": 32, "heads": 4, "encoder_layers": 1}
+    model = Transformer("eigenvalues", 3, ModelOptions(**options))
+    read, targets = batch(model, "eigenvalues", 3, n=16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    assert model.loss(read, targets).item() > 2 * goal
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = model.loss(read, targets)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < goal
+
+
+def test_split_ids():
+    classes, mantissas = split_ids(torch.arange(len(encoding("FP15").vocabulary)))
+    rebuilt = torch.where(classes == 0, 0, 1 + (classes - 1) * 900 + mantissas)
+    assert torch.equal(rebuilt[:28_801], torch.arange(28_801))
+    assert (classes[28_801:] == 0).all() and classes.max() == 32
+    number = encoding("FP15").encode(-3.14)[0]
+    assert encoding("FP15").vocabulary[number] == "N-314e7"
+    assert mantissas[number] == 214
+
+
+def test_numeric_features_tell_neighbours_apart():
+    fp15 = encoding("FP15")
+    features = numeric_features(torch.from_numpy(fp15.decode(np.arange(28_801)[:, None])))
+    assert torch.isfinite(features).all()
+    assert features.abs().max() < 12
+    usual = slice(1 + 5 * 900, 1 + 9 * 900)  # 0.01 to 99.9
+    assert (features[usual][1:] - features[usual][:-1]).norm(dim=1).min() > 0.01
+
+
+def test_target_shapes():
+    assert [get_task(name).target_shape(4) for name in TASKS] == [(4,), (5, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 100, "heads": 3}, "multiple"),
+        ({"embedding": "tokens"}, "choose one of"),
+        ({"encoder_layers": 0}, "at least 1"),
+        ({"output": "P1000"}, "positions='sequence'"),
+    ],
+)
+def test_contradictory_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelOptions(**options)

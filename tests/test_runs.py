@@ -1,0 +1,227 @@
+"""Training and its folders: resuming, refusing, and never losing what was there."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mathtransformer import load_run, runs, training
+from mathtransformer.batches import Batches
+from mathtransformer.config import PRESETS, Config
+from mathtransformer.encodings import encoding
+from mathtransformer.problems import sample
+
+TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16}
+
+
+def tiny(examples=640, preset="eigenvectors-3x3", **options) -> Config:
+    return PRESETS[preset].changed(examples=examples, **TINY, **options)
+
+
+def train(config, folder, **options):
+    return training.train(config, folder, compiled=False, show=False, threads=1, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train(tiny(), folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "copy")
+
+
+def test_what_a_training_leaves(trained):
+    run = load_run(trained)
+    assert run.info["finished"] and run.info["examples"] == 640 and run.info["steps"] == 40
+    assert run.config == tiny()
+    assert sorted(path.name for path in trained.iterdir()) == sorted(training.RUN_FILES)
+    log = run.log
+    assert log.examples.iloc[-1] == 640 and log.step.is_monotonic_increasing
+    assert log.learning_rate.iloc[-1] == 0 and log.learning_rate.max() == pytest.approx(2e-3, rel=0.05)
+    assert {"error_5%", "eigenvalues_5%", "norm_5%", "orthogonality_5%"} <= set(log.columns)
+    assert log.loss.iloc[-1] < log.loss.dropna().iloc[0]
+
+
+def test_predictions_have_the_shape_of_targets(trained):
+    run = load_run(trained)
+    inputs, targets = sample("eigenvectors", 3, 7, np.random.default_rng(0))
+    predictions = run.predict(inputs)
+    assert predictions.shape == targets.shape and predictions.dtype == np.float64
+    np.testing.assert_array_equal(run.predict(inputs, batch=2), predictions)
+    np.testing.assert_array_equal(run.predict(torch.from_numpy(inputs)), predictions)
+    assert run.predict(inputs[:0]).shape == (0, 4, 3)
+
+
+def test_bad_inputs_to_predict(trained):
+    run = load_run(trained)
+    good, _ = sample("eigenvectors", 3, 3, np.random.default_rng(0))
+    cases = {"3x3 matrices": np.eye(4)[None], "example 1 has a difference": good.copy(), "example 2 has NaN": good.copy()}
+    cases["example 1 has a difference"][1, 0, 1] += 1
+    cases["example 2 has NaN"][2, 0, 0] = np.nan
+    for message, inputs in cases.items():
+        with pytest.raises(ValueError, match=message):
+            run.predict(inputs)
+
+
+def test_an_existing_run_is_not_overwritten(copy):
+    before = (copy / "model.safetensors").read_bytes()
+    with pytest.raises(runs.RunError, match="--resume.*--force"):
+        train(tiny(seed=1), copy)
+    assert (copy / "model.safetensors").read_bytes() == before
+    assert train(tiny(seed=1), copy, force=True) == 0
+    assert (copy / "model.safetensors").read_bytes() != before
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_resuming_is_exact(tmp_path):
+    torch.set_num_threads(1)
+    whole = training.Trainer(tiny(), tmp_path, compiled=False)
+    for _ in range(12):
+        whole.train_step()
+    half = training.Trainer(tiny(), tmp_path, compiled=False)
+    for _ in range(5):
+        half.train_step()
+    half.evaluate()
+    half.save()
+    rest = training.Trainer(tiny(), tmp_path, compiled=False)
+    rest.restore()
+    assert rest.rows == half.rows
+    for _ in range(7):
+        rest.train_step()
+    assert torch.equal(weights(rest), weights(whole))
+    assert rest.losses == whole.losses[5:]
+
+
+def test_resuming_with_other_options_is_refused(copy):
+    with pytest.raises(runs.RunError, match="seed: 0, now 1"):
+        train(tiny(seed=1), copy, resume=True)
+
+
+def test_examples_depend_on_seed_and_step_only():
+    first, second = (Batches(tiny(), encoding("FP15")) for _ in range(2))
+    later = [first[step] for step in (0, 63, 64, 200)]
+    for expected, step in zip(reversed(later), (200, 64, 63, 0)):
+        assert all(torch.equal(a, b) for a, b in zip(expected, second[step]))
+    assert not torch.equal(first[0][0], first[1][0])
+    assert not torch.equal(Batches(tiny(seed=1), encoding("FP15"))[0][0], first[0][0])
+
+
+def test_targets_of_rounded_singular_matrices():
+    """Among 300,000 2x2 matrices a few are singular after rounding; none may stop a training."""
+    batches = Batches(PRESETS["inversion-2x2"].changed(batch=2048), encoding("FP15"))
+    for number in range(3):
+        inputs, targets = batches.draw(number)
+        values = encoding("FP15").decode(targets.numpy())
+        assert np.isfinite(values).all() and np.abs(values).max() < 1e8
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: flip(f / "model.safetensors", -5), "truncated, edited"),
+        (lambda f: flip(f / "model.safetensors", 20), "truncated, edited"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"{}"), "truncated, edited"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors does not exist"),
+        (lambda f: (f / "run.json").unlink(), "cut short"),
+        (lambda f: (f / "run.json").write_text("{"), "run.json is damaged"),
+        (lambda f: edit(f, format=0), "reads format 1"),
+        (lambda f: edit(f, task="inversion"), "truncated, edited"),
+        (lambda f: edit(f, size=21), "truncated, edited"),
+        (lambda f: edit(f, sha256=None), "truncated, edited"),
+    ],
+)
+def test_damaged_runs_are_refused(copy, spoil, message):
+    spoil(copy)
+    with pytest.raises(runs.RunError, match=message):
+        load_run(copy)
+
+
+def edit(folder, **changes):
+    info = json.loads((folder / "run.json").read_text())
+    for key, value in changes.items():
+        (info if key in info else info["config"])[key] = value
+    (folder / "run.json").write_text(json.dumps(info))
+
+
+def test_a_damaged_checkpoint_is_refused(copy):
+    path = copy / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(runs.RunError, match="checkpoint.safetensors is damaged"):
+        train(tiny(), copy, resume=True)
+
+
+def test_unknown_run_names_the_near_ones():
+    with pytest.raises(ValueError, match="eigenvectors-3x3"):
+        load_run("eigenvector-3x3")
+    with pytest.raises(runs.RunError, match="not a folder"):
+        load_run("no/such/folder")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(runs, "write_atomically", refuse)
+    with pytest.raises(runs.RunError, match="cannot write into.*Permission denied.*--out"):
+        train(tiny(), tmp_path / "run")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    runs.write_atomically(path, b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    trainer = training.Trainer(tiny(), tmp_path, compiled=False)
+    trainer.train_step()
+    trainer.evaluate()
+    trainer.save()
+    saved, before = (tmp_path / "checkpoint.safetensors").read_bytes(), weights(trainer).clone()
+    trainer.loss = lambda step: torch.tensor(float("nan"), requires_grad=True)
+    with pytest.raises(FloatingPointError, match="step 1, learning rate .*batch=16"):
+        trainer.train_step()
+    assert torch.equal(weights(trainer), before)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == saved
+
+
+def test_a_budget_in_minutes_ends_in_time(tmp_path):
+    config = PRESETS["eigenvalues-3x3-laplace"].changed(minutes=0.05, **TINY)
+    assert train(config, tmp_path / "run") == 0
+    log = pd.read_csv(tmp_path / "run" / "log.csv")
+    assert 3 <= log.seconds.iloc[-1] < 4
+    assert log.learning_rate.iloc[-1] < 1e-6
+
+
+def test_learning_rates():
+    fast, paper = PRESETS["eigenvectors-3x3"], PRESETS["eigenvectors-3x3-paper"]
+    assert training.learning_rate(fast, 99, 0.01) == pytest.approx(1e-3)
+    assert training.learning_rate(fast, 5000, 0.5) == pytest.approx(2e-3)
+    assert training.learning_rate(fast, 9000, 0.75) == pytest.approx(1e-3)
+    assert training.learning_rate(fast, 9999, 1.0) == 0
+    assert training.learning_rate(paper, 0, 0.05) == pytest.approx(0.5e-4, rel=0.02)  # warm-up: a tenth of the budget
+    assert training.learning_rate(paper, 10**6, 0.5) == pytest.approx(0.55e-4)
+    assert training.learning_rate(paper, 10**6, 1.0) == pytest.approx(1e-5)
