@@ -100,7 +100,11 @@ def test_range_limits():
     for name, value in (("FP15", 9.996e8), ("FP15", -1e9), ("FP15", 1e300), ("P1000", 1e103), ("P10", -1e200)):
         with pytest.raises(ValueError, match="the limit is"):
             encoding(name).encode(value)
-    assert encoding("P1000").tokens([9.99e102, 1e-98, 4e-99]) == [["+", "999", "E100"], ["+", "100", "E-100"], ["+", "0", "E0"]]
+    assert encoding("P1000").tokens([9.99e102, 1e-98, 4e-99]) == [
+        ["+", "999", "E100"],
+        ["+", "100", "E-100"],
+        ["+", "0", "E0"],
+    ]
     assert encoding("FP15").decode(encoding("FP15").encode([4e-10, -1e-300])).tolist() == [0.0, 0.0]
 
 

@@ -47,7 +47,9 @@ def test_eigenvector_error_by_hand():
     assert table.norm[0] == pytest.approx(0, abs=1e-12)
     assert table.cond_V[0] == pytest.approx(1)
     flipped = prediction * np.array([[[1, 1], [-1, 1], [-1, 1]]])
-    assert properties("eigenvectors", np.diag([1.0, 3.0])[None], exact, flipped).error[0] == pytest.approx(table.error[0])
+    assert properties("eigenvectors", np.diag([1.0, 3.0])[None], exact, flipped).error[0] == pytest.approx(
+        table.error[0]
+    )
 
 
 def test_inversion_error_by_hand():

@@ -62,7 +62,11 @@ def test_predictions_have_the_shape_of_targets(trained):
 def test_bad_inputs_to_predict(trained):
     run = load_run(trained)
     good, _ = sample("eigenvectors", 3, 3, np.random.default_rng(0))
-    cases = {"3x3 matrices": np.eye(4)[None], "example 1 has a difference": good.copy(), "example 2 has NaN": good.copy()}
+    cases = {
+        "3x3 matrices": np.eye(4)[None],
+        "example 1 has a difference": good.copy(),
+        "example 2 has NaN": good.copy(),
+    }
     cases["example 1 has a difference"][1, 0, 1] += 1
     cases["example 2 has NaN"][2, 0, 0] = np.nan
     for message, inputs in cases.items():

@@ -1,4 +1,4 @@
-"""The command line: `python -m mathtransformer train|predict|list ...`; `--help` says the rest."""
+"""The command line: `python -m mathtransformer train|predict|bench|list ...`; `--help` says the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .config import PRESETS, REPEATED, Config, ModelOptions, TrainOptions, get_preset
 from .problems import SPECTRA
-from .runs import RUNS, find, load_run, read_info
+from .runs import RUNS, find, load_run, read_info, write_atomically
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
         "predict", help="solve fresh problems with the runs of data/runs, and store the answers"
     )
     predict.add_argument("run", nargs="*", help="names (default: all that lack current predictions)")
+    bench = commands.add_parser("bench", help="measure this machine")
+    bench.add_argument("--seconds", type=float, default=2.0, help="time for each measurement")
+    bench.add_argument("--threads", type=int, default=1)
+    bench.add_argument("--out", type=Path, default=RUNS.parent / "results" / "bench.csv")
     listing = commands.add_parser("list", help="list the presets")
     listing.add_argument(
         "--runs", action="store_true", help="the arguments of every training in data/runs, a line each"
@@ -99,6 +103,17 @@ def run_predictions(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_bench(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from .bench import bench
+
+    torch.set_num_threads(arguments.threads)
+    table = bench(arguments.seconds)
+    write_atomically(arguments.out, table.to_csv(index=False).encode())
+    return 0
+
+
 def run_listing(arguments: argparse.Namespace) -> int:
     for name, config in PRESETS.items():
         if arguments.runs:
@@ -112,7 +127,7 @@ def run_listing(arguments: argparse.Namespace) -> int:
 def main() -> int:
     arguments = parser().parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    commands = {"train": run_training, "predict": run_predictions, "list": run_listing}
+    commands = {"train": run_training, "predict": run_predictions, "bench": run_bench, "list": run_listing}
     try:
         return commands[arguments.command](arguments)
     except (ValueError, FloatingPointError) as error:

@@ -128,8 +128,8 @@ def make_presets() -> dict[str, Config]:
     """Budgets are in examples, so that a run can be repeated exactly, except where equal time is the point."""
     presets = [
         preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000),
-        preset("inversion-2x2", "inversion", 2, examples=1_200_000),
-        preset("inversion-3x3", "inversion", 3, minutes=50),
+        preset("inversion-2x2", "inversion", 2, examples=4_000_000),
+        preset("inversion-3x3", "inversion", 3, minutes=12),
         preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=13),
         preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000),
     ]

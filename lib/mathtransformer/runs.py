@@ -70,7 +70,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def publish(folder: Path, model: Transformer, log: pd.DataFrame, info: dict) -> None:
-    """Write what others read: weights, then log, then run.json with the checksum that binds weights and configuration."""
+    """Write what others read: weights, log, then run.json with the checksum that binds weights and configuration."""
     weights = save({name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()})
     write_atomically(folder / "model.safetensors", weights)
     write_log(folder, log)

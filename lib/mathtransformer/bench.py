@@ -1,0 +1,92 @@
+"""What this machine can do: problems generated, training steps and predictions, and how near the ceiling they come."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import PRESETS
+from .encodings import encoding
+from .evaluation import answer, test_set
+from .problems import TASKS, sample
+from .training import Trainer
+
+SIZES = (3, 5)
+
+
+def per_second(work: Callable[[], int], seconds: float) -> float:
+    """Best rate of three: `work` does a piece of it and returns how many things it did."""
+    work()
+    best = 0.0
+    for _ in range(3):
+        done, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds / 3:
+            done += work()
+        best = max(best, done / (time.perf_counter() - begun))
+    return best
+
+
+def ceiling(dtype: torch.dtype, seconds: float, size: int = 1024) -> float:
+    """GFLOP/s of a large matrix product, the most that any model can get."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    return per_second(lambda: (a @ b, 2 * size**3)[1], seconds) / 1e9
+
+
+def generation(task: str, size: int, seconds: float) -> float:
+    """Problems generated and encoded (inputs and targets) a second."""
+    rng, fp15 = np.random.default_rng(0), encoding("FP15")
+
+    def work() -> int:
+        inputs, targets = sample(task, size, 4096, rng)
+        fp15.encode(inputs), fp15.encode(targets)
+        return 4096
+
+    return per_second(work, seconds)
+
+
+def training(task: str, size: int, seconds: float) -> dict[str, float]:
+    """Examples a second of the fast recipe, with everything that a training does, and GFLOP/s of its products."""
+    config = PRESETS["eigenvectors-3x3"].changed(task=task, size=size, minutes=1000)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, Path(folder))
+        with FlopCounterMode(display=False) as counter:
+            trainer.model.loss(*trainer.batches[0]).backward()
+        trainer.optimizer.zero_grad()
+        trainer.warm_up_compiler()
+        batch = config.training.batch
+        rate = per_second(lambda: (trainer.train_step(), batch)[1], seconds)
+        trainer.model.eval()
+        inputs, _ = test_set(config, 500)
+        solved = per_second(lambda: len(answer(trainer.model, inputs)), seconds)
+    return {"examples": rate, "GFLOP": rate / batch * counter.get_total_flops() / 1e9, "predictions": solved}
+
+
+def bench(seconds: float = 2.0) -> pd.DataFrame:
+    """Tidy table: what, task, size, value, unit, threads. Each measurement takes about `seconds`."""
+    rows = []
+
+    def add(what: str, value: float, unit: str, task: str = "", size: int | str = "") -> None:
+        rows.append({"what": what, "task": task, "size": size, "value": float(f"{value:.4g}"), "unit": unit})
+        print(f"{what:32} {task:13} {size!s:2} {value:12,.1f} {unit}", flush=True)
+
+    limit = ceiling(torch.bfloat16, seconds)
+    add("matrix product, bfloat16", limit, "GFLOP/s")
+    add("matrix product, float32", ceiling(torch.float32, seconds), "GFLOP/s")
+    for task in TASKS:
+        for size in SIZES:
+            add("generation and encoding", generation(task, size, seconds), "problems/s", task, size)
+    for size in SIZES:  # one task: each costs half a minute of compilation the first time
+        rates = training("eigenvectors", size, seconds)
+        add("training, fast recipe", rates["examples"], "examples/s", "eigenvectors", size)
+        add("training, of the bfloat16 ceiling", 100 * rates["GFLOP"] / limit, "%", "eigenvectors", size)
+        add("prediction", rates["predictions"], "problems/s", "eigenvectors", size)
+    add("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, "MB")
+    return pd.DataFrame(rows).assign(threads=torch.get_num_threads())
