@@ -38,8 +38,9 @@ train: $(STAMP)  ## train all models of data/runs, two at a time, one thread eac
 predictions: $(STAMP)  ## solve the test sets with every model whose answers are missing or out of date
 	$(BIN)/python -m mathtransformer predict
 
-notebooks: $(STAMP)  ## run every notebook and save it with its outputs
+notebooks: $(STAMP)  ## run every notebook, save it with its outputs, and copy the table of 04 into the README
 	$(EXECUTE) --inplace $(NOTEBOOKS)
+	$(BIN)/python tests/test_repository.py
 
 bench: $(STAMP)  ## measure this machine: data generation, training and prediction; about a minute
 	$(BIN)/python -m mathtransformer bench
