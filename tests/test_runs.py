@@ -106,6 +106,12 @@ def test_resuming_is_exact(tmp_path):
     assert rest.losses == whole.losses[5:]
 
 
+def test_a_finished_run_is_left_alone(copy):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    assert train(tiny(), copy, resume=True) == 0
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
 def test_resuming_with_other_options_is_refused(copy):
     with pytest.raises(runs.RunError, match="seed: 0, now 1"):
         train(tiny(seed=1), copy, resume=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .config import PRESETS, REPEATED, Config, ModelOptions, TrainOptions, get_preset
 from .problems import SPECTRA
-from .runs import RUNS, find, load_run, read_info, write_atomically
+from .runs import RUNS, find, load_run, write_atomically
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +74,6 @@ def run_training(arguments: argparse.Namespace) -> int:
 
     config = configure(arguments)
     folder = arguments.out or RUNS / (config.name if config.seed == 0 else f"{config.name}-seed{config.seed}")
-    if arguments.resume and (folder / "run.json").exists() and read_info(folder)["finished"]:
-        print(f"{folder} is finished: nothing to do")
-        return 0
     return train(
         config,
         folder,

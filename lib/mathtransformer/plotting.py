@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
 # Okabe and Ito's palette, told apart in every common form of colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
 )  # fmt: skip
-COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW]
+COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]
 
 
 def style() -> None:

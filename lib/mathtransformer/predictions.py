@@ -84,6 +84,12 @@ def load_predictions(run: str, spectrum: str = "semicircle") -> tuple[str, np.nd
     return stored.schema.metadata[b"task"].decode(), *arrays
 
 
+def stored_seeds(run: str) -> list[str]:
+    """The run and its repetitions with other seeds, those that have predictions."""
+    names = [run, *(f"{run}-seed{seed}" for seed in range(1, 10))]
+    return [name for name in names if any(PREDICTIONS.glob(f"{name}-on-*.parquet"))]
+
+
 def judged(run: str, spectrum: str = "semicircle") -> pd.DataFrame:
     """One row a stored prediction: the properties of the prediction, then those of the problem."""
     task, inputs, targets, predictions = load_predictions(run, spectrum)

@@ -220,13 +220,12 @@ class Signals:
             signal.signal(number, handler)
 
 
-def json_copy(values):
-    return json.loads(json.dumps(values))
-
-
-def different(old: dict, config: Config) -> str:
-    new = json_copy(config.to_json())
-    return "; ".join(f"{key}: {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key])
+def check_same(folder: Path, old: dict, config: Config) -> None:
+    """Raise RunError, naming the differences, unless a run was begun with this configuration."""
+    new = json.loads(json.dumps(config.to_json()))
+    changes = [f"{key}: {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+    if changes:
+        raise runs.RunError(f"{folder} was begun with other options ({'; '.join(changes)}): choose another --out")
 
 
 def prepare(folder: Path, resume: bool, force: bool) -> None:
@@ -265,6 +264,10 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    if resume and (folder / "run.json").exists() and (info := runs.read_info(folder))["finished"]:
+        check_same(folder, info["config"], config)
+        log.info("%s is finished: nothing to do", folder)
+        return 0
     prepare(folder, resume, force)
     if threads:
         torch.set_num_threads(threads)
