@@ -113,8 +113,10 @@ def test_a_finished_run_is_left_alone(copy):
 
 
 def test_resuming_with_other_options_is_refused(copy):
-    with pytest.raises(runs.RunError, match="seed: 0, now 1"):
-        train(tiny(seed=1), copy, resume=True)
+    for name in ("run.json", "model.safetensors"):  # finished, then cut short
+        with pytest.raises(runs.RunError, match="seed: 0, now 1"):
+            train(tiny(seed=1), copy, resume=True)
+        (copy / name).unlink()
 
 
 def test_examples_depend_on_seed_and_step_only():
@@ -172,6 +174,7 @@ def edit(folder, **changes):
 def test_a_damaged_checkpoint_is_refused(copy):
     path = copy / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+    (copy / "run.json").unlink()
     with pytest.raises(runs.RunError, match="checkpoint.safetensors is damaged"):
         train(tiny(), copy, resume=True)
 

@@ -142,10 +142,7 @@ class Trainer:
 
     def restore(self) -> None:
         tensors, state = runs.load_checkpoint(self.folder)
-        if state["config"] != json_copy(self.config.to_json()):
-            raise runs.RunError(
-                f"{self.folder} was begun with other options: {different(state['config'], self.config)}"
-            )
+        check_same(self.folder, state["config"], self.config)
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(weights)
         optimizer: dict = {}
