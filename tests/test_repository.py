@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +50,15 @@ def test_notebooks_are_saved_as_run(path):
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     saved = re.findall(r'save\(figure, "(\w+)"\)', "".join("".join(cell["source"]) for cell in code))
     assert all((ROOT / "figures" / f"{name}.png").exists() for name in saved)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_say_how_to_install_the_library(path, monkeypatch):
+    cells = json.loads(path.read_text())["cells"]
+    assert [cell["cell_type"] for cell in cells[:2]] == ["markdown", "code"]
+    monkeypatch.setitem(sys.modules, "mathtransformer", None)
+    with pytest.raises(ModuleNotFoundError, match="run `make setup`"):
+        exec("".join(cells[1]["source"]), {})
 
 
 def test_links_of_the_readme_lead_somewhere():
