@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from mathtransformer import load_run
 from mathtransformer.predictions import PREDICTIONS, judged, load_predictions
@@ -26,7 +27,8 @@ def test_the_model_still_answers_so(name):
     answers = load_run(name).predict(inputs[:200])
     same = np.isclose(answers, stored[:200], rtol=1e-9, equal_nan=True).reshape(200, -1).all(1)
     assert same.mean() > 0.95
-    np.testing.assert_allclose(get_task(task).solve(inputs[:200]), targets[:200], rtol=0.2, atol=0.2)
+    if task == "eigenvalues":  # the targets solve the matrices before they were rounded
+        np.testing.assert_allclose(get_task(task).solve(inputs), targets, atol=0.2)
 
 
 def share(run, spectrum="semicircle", name="error", tolerance=0.05, among=None):
@@ -52,4 +54,14 @@ def test_result_1_wrong_predictions_keep_properties():
 def test_result_3_laplace_generalises_and_positive_does_not():
     for tested in SPECTRA:
         assert share("eigenvalues-3x3-laplace", tested) > 0.9
-    assert share("eigenvalues-3x3-positive", "semicircle") < 0.5
+    assert share("eigenvalues-3x3-laplace") > share("eigenvalues-3x3-semicircle") > 0.97
+    assert share("eigenvalues-3x3-semicircle", "laplace") < 0.7
+    assert share("eigenvalues-3x3-positive", "semicircle") < 0.1
+
+
+def test_result_2_failures_are_predictable():
+    table = judged("eigenvectors-3x3")
+    assert roc_auc_score(wrong(table), table.cond_V.clip(upper=1e6)) == pytest.approx(0.944, abs=0.01)
+    assert roc_auc_score(wrong(table), -table.gap) == pytest.approx(0.79, abs=0.02)
+    inversion = judged("inversion-2x2")
+    assert roc_auc_score(wrong(inversion), inversion.cond_M.clip(upper=1e9)) > 0.94

@@ -66,10 +66,10 @@ def digits(values) -> tuple[np.ndarray, np.ndarray]:
     """
     array = as_numbers(values)
     size = np.abs(array.reshape(-1))
-    zero = size < 1e-290  # far below every encoding's range
+    zero = size == 0
     safe = np.where(zero, 1.0, size)
     exponent = np.floor(np.log10(safe)).astype(np.int64) - 2
-    scaled = np.where(exponent < -306, 0.0, safe / POWERS[exponent + 330])
+    scaled = safe / POWERS[np.maximum(exponent, -306) + 330]  # below 100, so unsure, where the power would be subnormal
     mantissa = np.rint(scaled).astype(np.int64)
     unsure = (np.abs(scaled - np.floor(scaled) - 0.5) < 1e-6) | (scaled < 100.001) | (scaled > 999.49)
     unsure &= ~zero
@@ -116,7 +116,7 @@ class Encoding(ABC):
         ids = np.full((len(token_lists), self.tokens_per_number), -1)
         for row, tokens in zip(ids, token_lists, strict=True):
             padded = [*tokens, *["<pad>"] * (self.tokens_per_number - len(tokens))]
-            if len(padded) == self.tokens_per_number:
+            if len(padded) == self.tokens_per_number and "<pad>" not in tokens:  # padding is for ids only
                 row[:] = [self.index.get(token, -1) if isinstance(token, str) else -1 for token in padded]
         return self.decode(ids)
 
