@@ -94,6 +94,21 @@ def test_what_does_not_decode_is_infinitely_wrong(task):
     assert np.isfinite(table.to_numpy()[[0, 3]]).all()
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_one_nan_spoils_every_column(task):
+    inputs, targets = sample(task, 3, 2, np.random.default_rng(0))
+    spoiled = targets.copy()
+    spoiled.reshape(2, -1)[1, 0] = np.nan  # of an eigendecomposition, only an eigenvalue
+    table = properties(task, inputs, targets, spoiled).to_numpy()
+    assert np.isinf(table[1]).all() and np.isfinite(table[0]).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_examples(task):
+    inputs, targets = sample(task, 3, 0, np.random.default_rng(0))
+    assert len(properties(task, inputs, targets, targets)) == 0
+
+
 wild = arrays(np.float64, (3, 4, 3), elements=st.one_of(st.floats(), st.sampled_from([0.0, np.nan, np.inf, 1e308])))
 
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from mathtransformer.encodings import encoding
 from mathtransformer.problems import SPECTRA, TASKS, check_inputs, get_task, sample
@@ -92,6 +93,7 @@ def test_same_generator_same_problems(task):
         (("eigenvalues", 0, 1), {}, ValueError, "from 1 to 20"),
         (("eigenvalues", 21, 1), {}, ValueError, "from 1 to 20"),
         (("eigenvalues", 1000, 5), {}, ValueError, "swapped"),
+        (("eigenvalues", 1000, np.int64(5)), {}, ValueError, "swapped"),
         (("eigenvalues", 2.5, 1), {}, TypeError, "whole number"),
         (("eigenvalues", "3", 1), {}, TypeError, "whole number"),
         (("eigenvalues", 3, -1), {}, ValueError, "at least 0"),
@@ -142,6 +144,12 @@ def test_check_inputs_names_the_problem(inputs, error, message):
 def test_check_inputs_takes_what_is_good():
     np.testing.assert_array_equal(check_inputs("eigenvalues", GOOD.astype(int).tolist()), GOOD)
     assert check_inputs("inversion", spoiled((1, 0, 2), 5)).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bfloat16, torch.float32])
+def test_check_inputs_takes_tensors(dtype):
+    tensor = torch.eye(3, dtype=dtype)[None].requires_grad_(dtype.is_floating_point)
+    np.testing.assert_array_equal(check_inputs("eigenvalues", tensor), GOOD[:1])
 
 
 def test_generation_is_fast():

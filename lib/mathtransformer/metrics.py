@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .problems import get_task
+from .problems import get_task, total
 
 TOLERANCES = (0.005, 0.01, 0.02, 0.05, 0.075, 0.10, 0.15, 0.20, 0.25)
 
@@ -61,8 +61,7 @@ def orthogonality_adjacent(vectors: np.ndarray) -> np.ndarray:
 
 def relative(predictions: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """(N, ...) -> (N,) sum |predicted - exact| / sum |exact|."""
-    difference = np.abs(predictions - exact).reshape(len(exact), -1).sum(1)
-    return worst((difference / np.abs(exact).reshape(len(exact), -1).sum(1))[:, None])
+    return worst((total(predictions - exact) / total(exact))[:, None])
 
 
 def problem_properties(task: str, inputs: np.ndarray) -> pd.DataFrame:
@@ -82,7 +81,9 @@ def properties(task: str, inputs: np.ndarray, targets: np.ndarray, predictions: 
 
     eigenvectors: `eigenvalues` (relative error, as for that task), `norm`, `orthogonality`, `orthogonality_adjacent`
     and `cond_V` of the predicted V; inversion: `inverse`, sum |P - M^-1| / sum |M^-1|.
+    A prediction with a NaN anywhere does not decode: all its columns are infinite, so that they count alike.
     """
+    undecodable = np.isnan(predictions).any(tuple(range(1, predictions.ndim)))
     columns = {"error": get_task(task).error(inputs, targets, predictions)}
     with np.errstate(all="ignore"):
         if task == "eigenvectors":
@@ -94,7 +95,7 @@ def properties(task: str, inputs: np.ndarray, targets: np.ndarray, predictions: 
             columns["cond_V"] = condition_number(vectors)
         if task == "inversion":
             columns["inverse"] = relative(predictions, targets)
-    return pd.DataFrame(columns)
+    return pd.DataFrame({name: np.where(undecodable, np.inf, values) for name, values in columns.items()})
 
 
 def proportion(successes: int, n: int, level: float = 0.95) -> dict[str, float]:

@@ -208,7 +208,8 @@ def sample(
     try:
         size = whole_number("size (of the matrices)", size, 1, MAX_SIZE)
     except ValueError as error:
-        hint = f"; size and n = {n} may be swapped" if isinstance(n, int) and 1 <= n <= MAX_SIZE else ""
+        fits = isinstance(n, (int, np.integer)) and 1 <= n <= MAX_SIZE
+        hint = f"; size and n = {n} may be swapped" if fits else ""
         raise ValueError(f"{error}{hint}") from None
     n = whole_number("n (the number of examples)", n, 0)
     if not isinstance(rng, np.random.Generator):
@@ -221,6 +222,9 @@ def sample(
 
 def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
     """(N, n, n) float64 matrices fit for a task, or a ValueError or TypeError naming the problem and example."""
+    if hasattr(inputs, "detach"):  # a torch tensor, whose bfloat16 or gradient NumPy would refuse
+        inputs = inputs.detach().cpu()
+        inputs = inputs.double() if inputs.is_floating_point() else inputs
     array = np.asarray(inputs)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"matrices of real numbers expected, got an array of {array.dtype}")
