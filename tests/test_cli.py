@@ -1,6 +1,7 @@
 """The command line as a user meets it: one line for a mistake, and a clean end when told to stop."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,11 @@ import time
 
 import pytest
 
-SMALL = ["--width", "16", "--heads", "2", "--encoder-layers", "1", "--no-compile", "--threads", "1", "--device", "cpu"]
+from mathtransformer import __main__ as cli
+
+SMALL = ["--width", "16", "--heads", "2", "--encoder-layers", "1"]
+SMALL += ["--no-compile", "--threads", "1", "--device", "cpu"]
+TRAIN = ["train", "eigenvectors-3x3"]
 
 
 def command(*arguments):
@@ -19,50 +24,70 @@ def command(*arguments):
     ("arguments", "message"),
     [
         (["train", "eigenvector-3x3"], "did you mean eigenvectors-3x3"),
-        (["train", "eigenvectors-3x3", "--heads", "3"], "not a multiple"),
-        (["train", "eigenvectors-3x3", "--output", "P1000"], "positions='sequence'"),
-        (["train", "eigenvectors-3x3", "--resume", "--force"], "not allowed with"),
-        (["train", "eigenvectors-3x3", "--minutes", "1", "--examples", "9"], "not allowed with"),
-        (["train", "eigenvectors-3x3", "--minutes", "0"], "budget must be positive"),
-        (["train", "eigenvectors-3x3", "--learning-rate", "-1"], "learning_rate"),
-        (["train", "eigenvectors-3x3", "--size", "21"], "unrecognized arguments|from 1 to 20"),
-        (["train", "eigenvectors-3x3", "--schedule", "lineer"], "linear or cosine"),
-        (["train", "eigenvectors-3x3", "--device", "gpu"], "invalid choice"),
+        ([*TRAIN, "--heads", "3"], "not a multiple"),
+        ([*TRAIN, "--output", "P1000"], "positions='sequence'"),
+        (["train", "eigenvectors-3x3-paper", "--positions", "row-column"], "positions='sequence'"),
+        ([*TRAIN, "--resume", "--force"], "not allowed with"),
+        ([*TRAIN, "--minutes", "1", "--examples", "9"], "not allowed with"),
+        ([*TRAIN, "--minutes", "0"], "budget must be positive"),
+        ([*TRAIN, "--learning-rate", "-1"], "learning_rate"),
+        ([*TRAIN, "--size", "21"], "unrecognized arguments"),
+        ([*TRAIN, "--schedule", "lineer"], "linear or cosine"),
+        ([*TRAIN, "--device", "gpu"], "invalid choice"),
         (["predict", "nothing"], "unknown run"),
         (["trian"], "invalid choice"),
+        ([*TRAIN, "--examples", "0"], "budget"),
+        ([*TRAIN, "--minutes", "nan"], "budget"),
+        ([*TRAIN, "--threads", "-1"], "threads"),
+        (["bench", "--threads", "0"], "threads"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_get_one_line(arguments, message):
-    result = subprocess.run(command(*arguments), capture_output=True, text=True)
+def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    if arguments[0] == "train":
+        arguments = [*arguments, "--out", str(tmp_path / "run"), "--no-compile"]
+    if arguments[0] == "bench":
+        arguments = [*arguments, "--seconds", "0.01", "--out", str(tmp_path / "bench.csv")]
+    monkeypatch.setattr(sys, "argv", ["mathtransformer", *arguments])
+    try:
+        status = cli.main()
+    except SystemExit as end:
+        status = end.code
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert re.search(message, lines[-1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_a_process_of_its_own():
+    result = subprocess.run(command(*TRAIN, "--heads", 3), capture_output=True, text=True)
     assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    assert any(choice in result.stderr.splitlines()[-1] for choice in message.split("|"))
+    assert result.stderr.splitlines() == ["error: width 128 is not a multiple of heads 3"]
 
 
-def test_list():
-    result = subprocess.run(command("list"), capture_output=True, text=True, check=True)
-    assert "eigenvalues-3x3-laplace" in result.stdout
-    runs = subprocess.run(command("list", "--runs"), capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(runs) == 18 and "eigenvectors-3x3 --seed 2" in runs
+def test_list(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mathtransformer", "list"])
+    assert cli.main() == 0
+    assert "eigenvalues-3x3-laplace" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(tmp_path, number):
-    folder = tmp_path / "run"
-    arguments = ["train", "eigenvectors-3x3", "--examples", 10**7, "--out", folder, *SMALL]
-    steps = []
+    """The handlers are installed just after the line with the parameters is logged, on every start."""
+    folder, steps = tmp_path / "run", []
     for resume in ([], ["--resume"]):
-        process = subprocess.Popen(command(*arguments, *resume), stderr=subprocess.PIPE)
-        time.sleep(1)
-        while process.poll() is None and not (folder / "checkpoint.safetensors").exists() and "parameters" not in str(
-            process.stderr.readline()
-        ):  # fmt: skip
-            time.sleep(0.1)
-        time.sleep(3)
-        begun = time.monotonic()
-        process.send_signal(number)
-        assert process.wait(timeout=20) == 128 + number
-        assert time.monotonic() - begun < 5
+        arguments = [*TRAIN, "--minutes", 5, "--out", folder, *SMALL, *resume]
+        process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+        try:
+            assert any("parameters" in line for line in process.stderr)
+            time.sleep(1.5)
+            begun = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(timeout=20) == 128 + number
+            assert time.monotonic() - begun < 5
+        finally:
+            process.kill()
+            process.stderr.close()
         steps.append(json.loads((folder / "run.json").read_text())["steps"])
     assert 0 < steps[0] < steps[1]
     assert not json.loads((folder / "run.json").read_text())["finished"]

@@ -127,3 +127,41 @@ def test_shapes_and_kinds_of_input():
 def test_unknown_encoding_names_the_near_one():
     with pytest.raises(ValueError, match="P1000"):
         encoding("P100")
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32))
+def test_plausible_tokens_decode_to_nan_or_come_back(name, seed):
+    """Uniform ids are never a P10 number (0 of 20,000): so spoil one token of real writings."""
+    rng, numbers = np.random.default_rng(seed), encoding(name)
+    values = rng.choice([-1, 1], 40) * 10.0 ** rng.uniform(-6, 8, 40) * (rng.random(40) > 0.1)
+    written = numbers.tokens(values)
+    words = [word for word in numbers.vocabulary if word != "<pad>"] + ["E101", "", "x"]
+    for row in written[:20]:
+        row[rng.integers(len(row))] = words[rng.integers(len(words))]
+    decoded = numbers.values(written)
+    good = ~np.isnan(decoded)
+    assert good[20:].all()
+    assert numbers.tokens(decoded[good]) == [row for row, kept in zip(written, good) if kept]
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_error_is_at_most_half_a_unit_of_the_third_digit(name):
+    rng = np.random.default_rng(0)
+    values = 10.0 ** rng.uniform(-6, 8.9, 50_000)
+    decoded = encoding(name).decode(encoding(name).encode(values))
+    unit = 10.0 ** (np.floor(np.log10(values)) - 2)
+    error = np.abs(decoded - values) / unit
+    assert error.max() <= 0.5 + 1e-6
+    assert error.max() > 0.499
+    assert error.mean() == pytest.approx(0.25, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_just_below_and_at_the_limit(name):
+    limit = 9.995e8 if name == "FP15" else 9.995e102
+    digits = "".join(encoding(name).tokens(limit * (1 - 1e-9))[0])
+    assert digits == {"P10": "+999E100", "P1000": "+999E100", "B1999": "N999E100", "FP15": "N999e15"}[name]
+    with pytest.raises(ValueError, match=f"in {name}: the limit"):
+        encoding(name).encode(limit * (1 + 1e-9))

@@ -139,3 +139,34 @@ def test_within_counts():
     assert shares.n.eq(1000).all()
     expected = [int(np.ceil(t / 0.3 * 999)) for t in TOLERANCES]
     assert np.abs(shares.correct - expected).max() <= 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_problems_give_an_empty_table(task):
+    inputs, targets = sample(task, 3, 0, np.random.default_rng(0))
+    assert len(properties(task, inputs, targets, targets)) == 0
+
+
+NOISE = [("eigenvalues", 0.06), ("eigenvectors", 0.02), ("inversion", 0.03)]
+
+
+@pytest.mark.parametrize(("task", "noise"), NOISE)
+def test_shares_grow_with_the_tolerance(task, noise):
+    rng = np.random.default_rng(0)
+    inputs, targets = sample(task, 3, 500, rng)
+    table = properties(task, inputs, targets, targets * (1 + noise * rng.normal(size=targets.shape)))
+    for _, rows in within(table).groupby("property"):
+        assert (np.diff(rows.proportion) >= 0).all()
+        assert (rows.low <= rows.proportion).all() and (rows.proportion <= rows.high).all()
+    assert 0.02 < (table.error < 0.05).mean() < 0.98
+
+
+def test_signs_of_eigenvectors_do_not_matter():
+    rng = np.random.default_rng(0)
+    inputs, targets = sample("eigenvectors", 4, 100, rng)
+    predictions = targets + 0.01 * rng.normal(size=targets.shape)
+    flipped = predictions.copy()
+    flipped[:, 1:] *= rng.choice([-1, 1], (100, 1, 4))
+    assert not np.array_equal(flipped, predictions)
+    first, second = (properties("eigenvectors", inputs, targets, p) for p in (predictions, flipped))
+    np.testing.assert_allclose(second.to_numpy(), first.to_numpy(), rtol=1e-9)

@@ -105,6 +105,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
     from .bench import bench
 
+    if arguments.threads < 1:
+        raise ValueError(f"threads must be at least 1, got {arguments.threads}")
     torch.set_num_threads(arguments.threads)
     table = bench(arguments.seconds)
     write_atomically(arguments.out, table.to_csv(index=False).encode())

@@ -6,6 +6,7 @@ A preset is a task, a size, a spectrum, a recipe and a budget. Any option can be
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from .encodings import choose
@@ -37,7 +38,7 @@ class TrainOptions:
     def __post_init__(self):
         if self.schedule not in ("linear", "cosine"):
             raise ValueError(f"schedule={self.schedule!r}: choose linear or cosine")
-        if self.batch < 1 or self.learning_rate <= 0 or self.clip <= 0 or self.warmup < 0:
+        if self.batch < 1 or not 0 < self.learning_rate < math.inf or not self.clip > 0 or self.warmup < 0:
             raise ValueError("batch must be at least 1, learning_rate and clip positive, warmup not negative")
         if not 0 < self.decay <= 1 or not 0 <= self.beta2 < 1:
             raise ValueError("decay must be in (0, 1] and beta2 in [0, 1)")
@@ -90,8 +91,9 @@ class Config:
             raise ValueError(f"{self.task} has no spectrum to choose, got {self.spectrum!r}")
         if (self.examples is None) == (self.minutes is None):
             raise ValueError("give one budget: examples or minutes")
-        if (self.examples or self.minutes) <= 0 or self.seed < 0:
-            raise ValueError("the budget must be positive and the seed not negative")
+        budget = self.minutes if self.examples is None else self.examples
+        if not 0 < budget < math.inf or self.seed < 0:
+            raise ValueError("the budget must be positive and finite, and the seed not negative")
 
     def to_json(self) -> dict:
         return asdict(self)

@@ -135,7 +135,7 @@ def read_info(folder: Path) -> dict:
         raise RunError(f"{path} does not exist: {hint}")
     try:
         info = json.loads(path.read_text())
-        version = info["format"]
+        version, _, _ = info["format"], info["config"], info["finished"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error!r}") from None
     if version != FORMAT:

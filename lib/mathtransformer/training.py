@@ -257,6 +257,8 @@ def train(
 ) -> int:
     """Train one model into `folder`. Returns 0, or 128 + the signal's number if it was cut short (and saved)."""
     folder = Path(folder)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
