@@ -2,7 +2,7 @@
 
 import pytest
 
-from mathtransformer.config import PRESETS
+from mathtransformer.config import PRESETS, get_preset
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,25 @@ from mathtransformer.config import PRESETS
 def test_impossible_numbers_are_refused(options):
     with pytest.raises(ValueError):
         PRESETS["eigenvectors-3x3"].changed(**options)
+
+
+def test_any_task_size_spectrum_and_recipe_is_a_preset():
+    config = get_preset("eigenvalues-7x7-laplace-paper")
+    assert (config.task, config.size, config.spectrum, config.recipe) == ("eigenvalues", 7, "laplace", "paper")
+    assert config.model.output == "P1000" and config.minutes == 60
+    assert get_preset("inversion-4x4").spectrum == "semicircle"
+    assert get_preset("eigenvectors-3x3") is PRESETS["eigenvectors-3x3"]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("eigenvalues-7x7-laplac", "did you mean eigenvalues-3x3-laplace"),
+        ("eigenvalues-7x5", "unknown preset"),
+        ("eigenvectors-21x21", "size must be from 1 to 20"),
+        ("inversion-3x3-laplace", "inversion has no spectrum"),
+    ],
+)
+def test_other_names_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        get_preset(name)

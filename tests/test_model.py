@@ -22,6 +22,8 @@ def tiny(task, size, recipe, **options):
 
 def batch(model, task, size, n=5):
     inputs, targets = sample(task, size, n, np.random.default_rng(0))
+    if model.options.cotrain:
+        targets = get_task(task).solve_richer(inputs)
     read = torch.from_numpy(encoding("FP15").encode(inputs)[..., 0])
     return read, torch.from_numpy(model.written.encode(targets))
 
@@ -48,7 +50,7 @@ def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
 
     memory = model.encode(read)
     first = model.first_vector().expand(len(read), 1, -1)
-    x = torch.cat([first, model.feed(sequence[:, :-1])], 1) + model.written_places(read.device)
+    x = torch.cat([first, model.feed(sequence[:, :-1])], 1) + model.written_places(read.device)[: sequence.shape[1]]
     mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
     for layer in model.decoder:
         x = layer(x, memory, mask)
@@ -111,6 +113,16 @@ def test_numeric_features_tell_neighbours_apart():
     assert features.abs().max() < 12
     usual = slice(1 + 5 * 900, 1 + 9 * 900)  # 0.01 to 99.9
     assert (features[usual][1:] - features[usual][:-1]).norm(dim=1).min() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("output", ["number", "P1000"])
+def test_a_cotrained_model_is_asked_for_the_beginning_only(output):
+    model = tiny("eigenvalues", 3, "paper" if output == "P1000" else "fast", cotrain=True)
+    read, targets = batch(model, "eigenvalues", 3)
+    assert targets.shape[:-1] == (5, 4, 3)
+    assert model.generate(read).shape == (5, 3, targets.shape[-1])
+    assert torch.isfinite(model.loss(read, targets))
 
 
 def test_target_shapes():

@@ -75,6 +75,22 @@ def test_inversion():
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_richer_solutions_begin_with_the_solution(task):
+    inputs, targets = sample(task, 4, 100, generator())
+    richer = get_task(task).solve_richer(inputs)
+    assert richer.shape[1:] == get_task(task).richer_shape(4)
+    beginning = richer.reshape(100, -1)[:, : targets[0].size]
+    np.testing.assert_allclose(beginning, targets.reshape(100, -1), rtol=1e-9, atol=1e-9)
+
+
+def test_richer_eigenvalues_are_eigenvectors_in_the_same_order():
+    inputs, _ = sample("eigenvalues", 4, 100, generator())
+    richer = get_task("eigenvalues").solve_richer(inputs)
+    np.testing.assert_allclose(inputs @ richer[:, 1:], richer[:, 1:] * richer[:, :1], atol=1e-9)
+    assert (richer[:, 1] > 0).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_same_generator_same_problems(task):
     first, second, other = (sample(task, 3, 10, generator(seed)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first[0], second[0])

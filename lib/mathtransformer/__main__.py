@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .config import PRESETS, REPEATED, Config, ModelOptions, TrainOptions, get_preset
-from .problems import SPECTRA
+from .problems import ENTRIES, SPECTRA
 from .runs import RUNS, find, load_run, write_atomically
 
 
@@ -29,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m mathtransformer", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train one preset into data/runs")
-    train.add_argument("preset", help="see `list`")
+    train.add_argument("preset", help="one of `list`, or any TASK-NxN[-SPECTRUM][-paper], for an hour by default")
     train.add_argument("--seed", type=int)
+    train.add_argument("--entries", choices=ENTRIES, help="distribution of the matrix entries")
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="budget in minutes of training")
     budget.add_argument("--examples", type=int, help="budget in examples")
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def configure(arguments: argparse.Namespace) -> Config:
     names = [
         "seed",
+        "entries",
         "minutes",
         "examples",
         *(f.name for f in fields(ModelOptions)),

@@ -7,7 +7,7 @@ import torch
 
 from .config import Config
 from .encodings import encoding
-from .problems import draw, get_task
+from .problems import Task, draw, get_task
 
 BLOCK = 64  # steps whose examples are drawn together, since drawing is faster in large batches
 
@@ -26,11 +26,13 @@ class Batches:
         if config.training.exact_targets:
             exact = encoding("FP15").decode(read[..., None])
             inputs = np.where(task.solvable(exact)[:, None, None], exact, inputs)
-        targets = task.solve(inputs, **self.signs())
+        targets = self.solve(task, inputs)
         return torch.from_numpy(read), torch.from_numpy(self.written.encode(targets))
 
-    def signs(self) -> dict:
-        return {"canonical_sign": self.config.training.canonical_sign} if self.config.task == "eigenvectors" else {}
+    def solve(self, task: Task, inputs: np.ndarray) -> np.ndarray:
+        if task.name == "eigenvectors":
+            return task.solve(inputs, self.config.training.canonical_sign)
+        return task.solve_richer(inputs) if self.config.model.cotrain else task.solve(inputs)
 
     def __getitem__(self, step: int):
         """(inputs (batch, n, n), targets (batch, *shape, k)), both int64 ids."""

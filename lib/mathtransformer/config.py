@@ -7,11 +7,12 @@ A preset is a task, a size, a spectrum, a recipe and a budget. Any option can be
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from .encodings import choose
 from .model import ModelOptions
-from .problems import ENTRIES, MAX_SIZE, SPECTRA, get_task
+from .problems import ENTRIES, MAX_SIZE, SPECTRA, TASKS, get_task
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class TrainOptions:
 RECIPES: dict[str, tuple[ModelOptions, TrainOptions]] = {
     "fast": (ModelOptions(), TrainOptions()),
     "paper": (
-        ModelOptions(embedding="token", output="P1000", positions="sequence", triangle=False, block="post-norm"),
+        ModelOptions(
+            embedding="token", output="P1000", positions="sequence", triangle=False, block="post-norm", cotrain=False
+        ),
         TrainOptions(
             learning_rate=1e-4,
             beta2=0.999,
@@ -144,7 +147,17 @@ PRESETS = make_presets()
 REPEATED = ("eigenvectors-3x3", "eigenvalues-3x3-semicircle", "eigenvalues-3x3-laplace")  # also with seeds 1 and 2
 
 
+NAME = re.compile(rf"({'|'.join(TASKS)})-(\d+)x\2(?:-({'|'.join(SPECTRA)}))?(-paper)?")
+
+
 def get_preset(name: str) -> Config:
-    """The preset of that name; ValueError with the near matches for any other."""
+    """The preset of that name, or one made from any name TASK-NxN[-SPECTRUM][-paper], with a budget of an hour.
+
+    Raises ValueError, with the near matches, for any other name.
+    """
+    if name not in PRESETS and (parts := NAME.fullmatch(name)):
+        task, size, spectrum, paper = parts.groups()
+        recipe = "paper" if paper else "fast"
+        return preset(name, task, int(size), recipe, spectrum=spectrum or "semicircle", minutes=60)
     choose("preset", name, PRESETS)
     return PRESETS[name]

@@ -26,7 +26,7 @@ def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000) -> np.ndar
     device = next(model.parameters()).device
     ids = torch.from_numpy(encoding("FP15").encode(inputs)[..., 0])
     parts = [model.generate(part.to(device)).cpu().numpy() for part in ids.split(batch)] if len(ids) else []
-    return model.written.decode(np.concatenate(parts)) if parts else np.empty((0, *model.shape))
+    return model.written.decode(np.concatenate(parts)) if parts else np.empty((0, *model.asked))
 
 
 def test_set(config, n: int, seed: int = 1_000_000, spectrum: str | None = None) -> tuple[np.ndarray, np.ndarray]:

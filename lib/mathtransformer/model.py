@@ -15,6 +15,9 @@ triangle       False: all entries are read                     True: a symmetric
                                                                upper triangle
 block          "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
                                                                blocks that start as the identity
+cotrain        False: the solution is written, no more         True: models of eigenvalues learn to write the
+                                                               eigenvectors after them (`Task.solve_richer`),
+                                                               and are asked for the eigenvalues only
 =============  ==============================================  ==========================================
 
 Both read FP15 token ids, so both see the same three significant digits.
@@ -47,6 +50,7 @@ class ModelOptions:
     positions: str = "row-column"
     triangle: bool = True
     block: str = "pre-norm"
+    cotrain: bool = True
 
     def __post_init__(self):
         choices = {
@@ -75,8 +79,10 @@ class Transformer(nn.Module):
     def __init__(self, task: str, size: int, options: ModelOptions):
         super().__init__()
         self.size, self.options = size, options
-        self.shape = get_task(task).target_shape(size)
-        self.triangle = options.triangle and get_task(task).symmetric
+        task = get_task(task)
+        self.asked = task.target_shape(size)  # what a prediction is
+        self.shape = task.richer_shape(size) if options.cotrain else self.asked  # what is learned: it begins with that
+        self.triangle = options.triangle and task.symmetric
         self.numbers = options.output == "number"
         self.written = encoding("FP15" if self.numbers else "P1000")
         width, symbols = options.width, len(encoding("FP15").vocabulary)
@@ -161,10 +167,12 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(self, inputs: Tensor) -> Tensor:
-        """Greedy decoding: (B, n, n) FP15 ids -> (B, *shape, k) ids, keys and values cached from step to step."""
+        """Greedy decoding: (B, n, n) FP15 ids -> (B, *asked, k) ids, keys and values cached from step to step."""
         memory = self.encode(inputs)
         caches = [{"cross": layer.cross.keys_values(memory)} for layer in self.decoder]
-        places = self.written_places(inputs.device)
+        places, numbers = self.written_places(inputs.device), math.prod(self.asked)
+        if self.numbers:
+            places = places[:numbers]
         x, ids = self.first_vector().expand(len(inputs), 1, -1), []
         for place in places:
             x = x + place
@@ -176,4 +184,5 @@ class Transformer(nn.Module):
         ids = torch.cat(ids, dim=1)
         if not self.numbers:  # dimension tokens and end: a wrong one shifts what follows, which then decodes to NaN
             ids = ids[:, len(self.shape) : -1]
-        return ids.view(len(inputs), *self.shape, self.written.tokens_per_number)
+        tokens = self.written.tokens_per_number
+        return ids[:, : numbers * tokens].reshape(len(inputs), *self.asked, tokens)

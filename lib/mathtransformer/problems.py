@@ -36,6 +36,17 @@ class Task(ABC):
     def solve(self, inputs: np.ndarray) -> np.ndarray:
         """(N, n, n) matrices -> (N, *target_shape(n)) exact solutions."""
 
+    def richer_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one richer solution, see `solve_richer`."""
+        return self.target_shape(size)
+
+    def solve_richer(self, inputs: np.ndarray) -> np.ndarray:
+        """(N, *richer_shape(n)) solutions followed by what helps to learn them: ModelOptions.cotrain writes these.
+
+        They must begin, read in order, with the solution itself. A task that knows nothing better keeps this one.
+        """
+        return self.solve(inputs)
+
     def solvable(self, inputs: np.ndarray) -> np.ndarray:
         """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
         return np.ones(len(inputs), bool)
@@ -66,6 +77,13 @@ class Eigenvalues(Task):
 
     def solve(self, inputs):
         return np.linalg.eigvalsh(inputs)[:, ::-1]
+
+    def richer_shape(self, size):
+        return (size + 1, size)
+
+    def solve_richer(self, inputs):
+        """The eigenvalues, then the eigenvectors in the same, descending order."""
+        return TASKS["eigenvectors"].solve(inputs)[..., ::-1]
 
     def relative_error(self, inputs, targets, predictions):
         return total(predictions - targets) / total(targets)
