@@ -41,7 +41,7 @@ def test_what_a_training_leaves(trained):
     run = load_run(trained)
     assert run.info["finished"] and run.info["examples"] == 640 and run.info["steps"] == 40
     assert run.config == tiny()
-    assert sorted(path.name for path in trained.iterdir()) == sorted(training.RUN_FILES)
+    assert sorted(path.name for path in trained.iterdir()) == sorted(runs.RUN_FILES)
     log = run.log
     assert log.examples.iloc[-1] == 640 and log.step.is_monotonic_increasing
     assert log.learning_rate.iloc[-1] == 0 and log.learning_rate.max() == pytest.approx(2e-3, rel=0.05)
@@ -238,3 +238,80 @@ def test_learning_rates():
     assert training.learning_rate(paper, 0, 0.05) == pytest.approx(0.5e-4, rel=0.02)  # warm-up: a tenth of the budget
     assert training.learning_rate(paper, 10**6, 0.5) == pytest.approx(0.55e-4)
     assert training.learning_rate(paper, 10**6, 1.0) == pytest.approx(1e-5)
+
+
+def test_a_second_leg_goes_on_from_the_published_weights(copy):
+    first = load_run(copy)
+    log = first.log
+    (copy / "checkpoint.safetensors").unlink()  # as in a clone
+    assert train(tiny(320, decay=0.2), copy, extend=True) == 0
+    run = load_run(copy)
+    assert run.info["finished"] and run.info["steps"] == 60 and run.info["examples"] == 960
+    assert [leg["steps"] for leg in run.info["legs"]] == [40]
+    assert run.info["legs"][0]["config"] == first.config.to_json()
+    assert run.info["seconds"] > first.info["seconds"]
+    pd.testing.assert_frame_equal(run.log[: len(log)], log, check_dtype=False)
+    rates = run.log.learning_rate[len(log) :]
+    assert rates.iloc[0] < rates.max() and rates.iloc[-1] == 0  # a warm-up and a decay of its own
+    assert run.log.loss.iloc[-1] < log.loss.iloc[-1]
+    before = (copy / "model.safetensors").read_bytes()
+    assert train(tiny(320, decay=0.2), copy, resume=True) == 0
+    assert (copy / "model.safetensors").read_bytes() == before
+
+
+def test_a_leg_cut_short_is_resumed_exactly(copy, tmp_path):
+    other = shutil.copytree(copy, tmp_path / "other")
+    config = tiny(320)
+    assert train(config, copy, extend=True) == 0
+    part = training.Trainer(config, other, compiled=False)
+    part.extend(runs.read_info(other))
+    for _ in range(7):
+        part.train_step()
+    part.save()
+    with pytest.raises(runs.RunError, match="examples: 320, now 640"):
+        train(tiny(640), other, resume=True)
+    assert train(config, other, extend=True) == 0  # the leg that was begun, not a third one
+    assert load_run(other).info["steps"] == 60
+    assert (other / "model.safetensors").read_bytes() == (copy / "model.safetensors").read_bytes()
+
+
+def test_a_leg_of_another_model_is_refused(copy):
+    for options, message in (({"width": 32}, "another model"), ({"preset": "eigenvalues-3x3-laplace"}, "another task")):
+        with pytest.raises(runs.RunError, match=message):
+            train(
+                tiny(**{"examples": 320, **options}) if "preset" in options else tiny(320).changed(**options),
+                copy,
+                extend=True,
+            )
+
+
+def test_a_cut_run_without_its_checkpoint_is_never_trained_over(copy):
+    (copy / "checkpoint.safetensors").unlink()
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(info | {"finished": False}))
+    before = (copy / "model.safetensors").read_bytes()
+    with pytest.raises(runs.RunError, match="--extend"):
+        train(tiny(), copy, resume=True)
+    assert (copy / "model.safetensors").read_bytes() == before
+    assert train(tiny(64), copy, extend=True) == 0
+
+
+def test_a_run_can_start_from_another_size(trained, tmp_path):
+    config = PRESETS["eigenvectors-3x3"].changed(size=4, examples=64, start=str(trained), **TINY)
+    trainer = training.Trainer(config, tmp_path, compiled=False)
+    trainer.start_from(config.start)
+    assert torch.equal(weights(trainer), torch.cat([p.flatten() for p in load_run(trained).model.parameters()]))
+    assert train(config, tmp_path / "larger") == 0
+    assert load_run(tmp_path / "larger").config.start == str(trained)
+    with pytest.raises(ValueError, match="do not fit"):
+        train(config.changed(width=32), tmp_path / "wider")
+
+
+def test_two_trainings_cannot_share_a_folder(copy):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with runs.lock(copy):
+        for options in ({"resume": True}, {"force": True}):
+            with pytest.raises(runs.RunError, match="another process"):
+                train(tiny(), copy, **options)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    assert train(tiny(), copy, resume=True) == 0

@@ -35,9 +35,11 @@ def parser() -> argparse.ArgumentParser:
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="budget in minutes of training")
     budget.add_argument("--examples", type=int, help="budget in examples")
+    train.add_argument("--start", metavar="RUN", help="begin with the weights of this run, of any size")
     train.add_argument("--out", type=Path, help="the run's folder (default: data/runs/PRESET, or PRESET-seedN)")
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was begun, if anything")
+    again.add_argument("--extend", action="store_true", help="the same; if that is finished, train one more leg")
     again.add_argument("--force", action="store_true", help="train anew, over what is there")
     train.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     train.add_argument("--threads", type=int, help="CPU threads (two trainings of one thread beat one of two)")
@@ -62,6 +64,7 @@ def configure(arguments: argparse.Namespace) -> Config:
     names = [
         "seed",
         "entries",
+        "start",
         "minutes",
         "examples",
         *(f.name for f in fields(ModelOptions)),
@@ -80,6 +83,7 @@ def run_training(arguments: argparse.Namespace) -> int:
         config,
         folder,
         resume=arguments.resume,
+        extend=arguments.extend,
         force=arguments.force,
         device=arguments.device,
         threads=arguments.threads,

@@ -28,7 +28,7 @@ class TrainOptions:
 
     batch: int = 64
     learning_rate: float = 2e-3
-    beta2: float = 0.98
+    beta2: float = 0.95
     warmup: int = 200
     schedule: str = "linear"
     decay: float = 0.5
@@ -69,7 +69,10 @@ RECIPES: dict[str, tuple[ModelOptions, TrainOptions]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """All that determines a training, apart from the machine. Budget: `examples`, or `minutes` of training."""
+    """All that determines a training, apart from the machine. Budget: `examples`, or `minutes` of training.
+
+    start: a run whose weights to begin with; with row-column positions its size and task may be others.
+    """
 
     name: str
     task: str
@@ -80,6 +83,7 @@ class Config:
     seed: int = 0
     examples: int | None = None
     minutes: float | None = None
+    start: str | None = None
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
 
@@ -132,14 +136,14 @@ def preset(name: str, task: str, size: int, recipe: str = "fast", **options) -> 
 def make_presets() -> dict[str, Config]:
     """Budgets are in examples, so that a run can be repeated exactly, except where equal time is the point."""
     presets = [
-        preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000),
-        preset("inversion-2x2", "inversion", 2, examples=4_000_000),
-        preset("inversion-3x3", "inversion", 3, minutes=12),
+        preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000, beta2=0.98),
+        preset("inversion-2x2", "inversion", 2, examples=3_600_000),
+        preset("inversion-3x3", "inversion", 3, minutes=60),
         preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=13),
-        preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000),
+        preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000, beta2=0.98),
     ]
     for spectrum in SPECTRA:
-        presets.append(preset(f"eigenvalues-3x3-{spectrum}", "eigenvalues", 3, spectrum=spectrum, examples=900_000))
+        presets.append(preset(f"eigenvalues-3x3-{spectrum}", "eigenvalues", 3, spectrum=spectrum, examples=500_000))
     return {config.name: config for config in presets}
 
 

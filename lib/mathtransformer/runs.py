@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: trainings are not locked there
+    fcntl = None
+
 from .config import Config
 from .encodings import choose
 from .evaluation import answer
 from .model import Transformer
 from .problems import check_inputs
 
+RUN_FILES = ("checkpoint.safetensors", "model.safetensors", "run.json", "log.csv")
 FORMAT = 1  # raised when a run of an older version can no longer be read
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 
@@ -67,6 +74,63 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
             return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it, or train again with --force") from None
+
+
+def check_same(folder: Path, old: dict, config: Config) -> None:
+    """Raise RunError, naming the differences, unless a run was begun with this configuration."""
+    new = json.loads(json.dumps(config.to_json()))
+    changes = [f"{key}: {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+    if changes:
+        raise RunError(f"{folder} was begun with other options ({'; '.join(changes)}): choose another --out")
+
+
+def prepare(folder: Path, resume: bool, force: bool) -> None:
+    """Make the run's folder ready, or raise RunError before any work is done."""
+    used = [name for name in RUN_FILES if (folder / name).exists()]
+    if used and not (resume or force):
+        raise RunError(f"{folder} exists: continue it with --resume, or train it anew with --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "writable", b"")
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise RunError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
+    if force:
+        with lock(folder):
+            for name in RUN_FILES:
+                (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path):
+    """Refuse, with RunError, to train into a folder that another process is training into.
+
+    The lock is on the folder itself, and the system releases it when the process ends, however it ends.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RunError(f"another process is training into {folder}: wait for it, or choose another --out") from None
+    finally:
+        os.close(descriptor)
+
+
+def what_was_begun(folder: Path) -> str | None:
+    """What a training can go on from: "checkpoint", else the weights of a "finished" or a cut ("published") run.
+
+    None for an empty folder. A checkpoint that is not ahead of finished weights is of no more use.
+    """
+    info = read_info(folder) if (folder / "run.json").exists() else None
+    if (folder / "checkpoint.safetensors").exists():
+        _, state = load_checkpoint(folder)
+        if info is None or not info["finished"] or state["step"] > info["steps"]:
+            return "checkpoint"
+    return None if info is None else "finished" if info["finished"] else "published"
 
 
 def publish(folder: Path, model: Transformer, log: pd.DataFrame, info: dict) -> None:

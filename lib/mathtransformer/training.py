@@ -7,7 +7,6 @@ bits, provided that its budget is in examples (a budget in minutes decays the le
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -64,6 +63,7 @@ class Trainer:
         self.batches = Batches(config, self.model.written)
         self.test = test_set(config, TEST_PROBLEMS)
         self.step, self.seconds, self.losses, self.rows = 0, 0.0, [], []
+        self.legs: list[dict] = []  # where each earlier leg ended, see `extend`
         self.bfloat16 = self.device.type == "cuda" or bfloat16_is_fast()
         self.compiled = compiled and shutil.which("g++") is not None
         self.loss_function = torch.compile(self.model.loss) if self.compiled else self.model.loss
@@ -72,12 +72,21 @@ class Trainer:
     def examples(self) -> int:
         return self.step * self.config.training.batch
 
+    def since(self, counter: str) -> float:
+        """Steps, seconds or rows since this leg began."""
+        now = {"steps": self.step, "seconds": self.seconds, "rows": len(self.rows)}[counter]
+        return now - (self.legs[-1][counter] if self.legs else 0)
+
     @property
     def progress(self) -> float:
-        """Share of the budget that is spent."""
+        """Share of the leg's budget that is spent."""
         if self.config.examples:
-            return self.examples / self.config.examples
-        return self.seconds / (60 * self.config.minutes)
+            return self.since("steps") * self.config.training.batch / self.config.examples
+        return self.since("seconds") / (60 * self.config.minutes)
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.config, self.since("steps"), self.progress)
 
     def loss(self, step: int) -> torch.Tensor:
         inputs, targets = (part.to(self.device) for part in self.batches[step])
@@ -97,15 +106,14 @@ class Trainer:
 
     def train_step(self) -> float:
         """One optimizer step. Raises FloatingPointError, leaving the weights untouched, if the loss is not finite."""
-        rate = learning_rate(self.config, self.step, self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate
         loss = self.loss(self.step)
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"loss {value} at step {self.step}, learning rate {rate:.3g}, {self.config.training}: lower the "
-                f"learning rate; the last good checkpoint in {self.folder} is intact"
+                f"loss {value} at step {self.step}, learning rate {self.learning_rate:.3g}, {self.config.training}: "
+                f"lower the learning rate; the last good checkpoint in {self.folder} is intact"
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip)
@@ -123,7 +131,7 @@ class Trainer:
             "step": self.step,
             "examples": self.examples,
             "seconds": round(self.seconds, 1),
-            "learning_rate": learning_rate(self.config, self.step, self.progress),
+            "learning_rate": self.learning_rate,
             "loss": float(np.mean(self.losses)) if self.losses else math.nan,
         }
         row |= {f"{r.property}_{100 * r.tolerance:g}%": r.proportion for r in table.itertuples()}
@@ -136,13 +144,13 @@ class Trainer:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in values.items()}
-        state = {name: getattr(self, name) for name in ("step", "seconds", "losses", "rows")}
+        state = {name: getattr(self, name) for name in ("step", "seconds", "losses", "rows", "legs")}
         runs.save_checkpoint(self.folder, tensors, {"config": self.config.to_json(), **state})
         runs.write_log(self.folder, pd.DataFrame(self.rows))
 
     def restore(self) -> None:
         tensors, state = runs.load_checkpoint(self.folder)
-        check_same(self.folder, state["config"], self.config)
+        runs.check_same(self.folder, state["config"], self.config)
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(weights)
         optimizer: dict = {}
@@ -153,7 +161,27 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
         self.step, self.seconds = state["step"], state["seconds"]
-        self.losses, self.rows = state["losses"], state["rows"]
+        self.losses, self.rows, self.legs = state["losses"], state["rows"], state.get("legs", [])
+
+    def extend(self, info: dict) -> None:
+        """Begin another leg from the published weights: a new warm-up and decay, the old counters and log."""
+        run = runs.load_run(self.folder)
+        for name in ("task", "size", "model"):
+            if getattr(run.config, name) != getattr(self.config, name):
+                old, new = getattr(run.config, name), getattr(self.config, name)
+                raise runs.RunError(f"{self.folder} cannot be extended with another {name}: {old}, now {new}")
+        self.model.load_state_dict(run.model.state_dict())
+        self.step, self.seconds, self.rows = info["steps"], info["seconds"], run.log.to_dict("records")
+        end = {"steps": self.step, "seconds": self.seconds, "rows": len(self.rows), "config": info["config"]}
+        self.legs = [*info.get("legs", []), end]
+
+    def start_from(self, name: str) -> None:
+        """Begin with the weights of another run, whose size and task may differ if positions="row-column"."""
+        try:
+            self.model.load_state_dict(runs.load_run(name).model.state_dict())
+        except RuntimeError as error:
+            detail = str(error).splitlines()[1].strip()
+            raise ValueError(f"the weights of {name} do not fit this model: {detail}") from None
 
     def publish(self) -> None:
         info = {
@@ -169,6 +197,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "last": self.rows[-1],
+            "legs": self.legs,
         }
         runs.publish(self.folder, self.model, pd.DataFrame(self.rows), info)
 
@@ -179,7 +208,7 @@ class Trainer:
             last_save = time.monotonic()
             bar = tqdm(total=100, unit="%", disable=not show, bar_format=BAR, initial=100 * min(self.progress, 1))
             while self.progress < 1 and not signals.received:
-                if self.progress >= EVALUATIONS[min(len(self.rows), len(EVALUATIONS) - 1)]:
+                if self.progress >= EVALUATIONS[min(self.since("rows"), len(EVALUATIONS) - 1)]:
                     self.evaluate()
                 begun = time.perf_counter()
                 loss = self.train_step()
@@ -217,45 +246,23 @@ class Signals:
             signal.signal(number, handler)
 
 
-def check_same(folder: Path, old: dict, config: Config) -> None:
-    """Raise RunError, naming the differences, unless a run was begun with this configuration."""
-    new = json.loads(json.dumps(config.to_json()))
-    changes = [f"{key}: {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
-    if changes:
-        raise runs.RunError(f"{folder} was begun with other options ({'; '.join(changes)}): choose another --out")
-
-
-def prepare(folder: Path, resume: bool, force: bool) -> None:
-    """Make the run's folder ready, or raise RunError before any work is done."""
-    used = [name for name in RUN_FILES if (folder / name).exists()]
-    if used and not (resume or force):
-        raise runs.RunError(f"{folder} exists: continue it with --resume, or train it anew with --force")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_atomically(folder / "writable", b"")
-        (folder / "writable").unlink()
-    except OSError as error:
-        raise runs.RunError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
-    if force:
-        for name in RUN_FILES:
-            (folder / name).unlink(missing_ok=True)
-
-
-RUN_FILES = ("checkpoint.safetensors", "model.safetensors", "run.json", "log.csv")
-
-
 def train(
     config: Config,
     folder: str | os.PathLike,
     *,
     resume: bool = False,
+    extend: bool = False,
     force: bool = False,
     device: str = "auto",
     threads: int | None = None,
     compiled: bool = True,
     show: bool = True,
 ) -> int:
-    """Train one model into `folder`. Returns 0, or 128 + the signal's number if it was cut short (and saved)."""
+    """Train one model into `folder`. Returns 0, or 128 + the signal's number if it was cut short (and saved).
+
+    resume: go on with what was begun there, if anything. extend: the same, and if that is finished, train another
+    leg with the budget of `config`. force: train anew, over what is there.
+    """
     folder = Path(folder)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
@@ -263,19 +270,30 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
-    if resume and (folder / "run.json").exists() and (info := runs.read_info(folder))["finished"]:
-        check_same(folder, info["config"], config)
-        log.info("%s is finished: nothing to do", folder)
-        return 0
-    prepare(folder, resume, force)
-    if threads:
-        torch.set_num_threads(threads)
-    trainer = Trainer(config, folder, device=device, compiled=compiled)
-    if resume and (folder / "checkpoint.safetensors").exists():
-        trainer.restore()
-    log.info(
-        "%s: %s parameters, %d threads, bfloat16 %s, torch.compile %s",
-        folder.name, f"{sum(p.numel() for p in trainer.model.parameters()):,}", torch.get_num_threads(),
-        "on" if trainer.bfloat16 else "off", "on" if trainer.compiled else "off",
-    )  # fmt: skip
-    return trainer.run(show=show)
+    runs.prepare(folder, resume or extend, force)
+    with runs.lock(folder):
+        begun = runs.what_was_begun(folder)
+        if begun == "finished" and not extend:
+            runs.check_same(folder, runs.read_info(folder)["config"], config)
+            log.info("%s is finished: nothing to do (--extend trains another leg)", folder)
+            return 0
+        if begun == "published" and not extend:
+            raise runs.RunError(
+                f"{folder} was cut short and its checkpoint is not here: train another leg from its weights "
+                "with --extend, or anew with --force"
+            )
+        if threads:
+            torch.set_num_threads(threads)
+        trainer = Trainer(config, folder, device=device, compiled=compiled)
+        if begun == "checkpoint":
+            trainer.restore()
+        elif begun:
+            trainer.extend(runs.read_info(folder))
+        elif config.start:
+            trainer.start_from(config.start)
+        log.info(
+            "%s: %s parameters, %d threads, bfloat16 %s, torch.compile %s",
+            folder.name, f"{sum(p.numel() for p in trainer.model.parameters()):,}", torch.get_num_threads(),
+            "on" if trainer.bfloat16 else "off", "on" if trainer.compiled else "off",
+        )  # fmt: skip
+        return trainer.run(show=show)
