@@ -6,7 +6,7 @@ import torch
 
 from mathtransformer.config import RECIPES
 from mathtransformer.encodings import encoding
-from mathtransformer.layers import numeric_features, split_ids
+from mathtransformer.layers import NUMBERS, NumberHead, numeric_features, split_ids
 from mathtransformer.model import ModelOptions, Transformer
 from mathtransformer.problems import TASKS, get_task, sample
 
@@ -55,7 +55,7 @@ def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
     for layer in model.decoder:
         x = layer(x, memory, mask)
     x = model.norms[1](x)
-    again = model.head.greedy(x) if model.numbers else (x @ model.feed.weight.T).argmax(-1)
+    again = model.head.choose(x) if model.numbers else (x @ model.feed.weight.T).argmax(-1)
     assert torch.equal(again, sequence)
     assert len(sequence.unique(dim=0)) > 1  # the answer depends on the problem
 
@@ -104,6 +104,35 @@ def test_split_ids():
     number = encoding("FP15").encode(-3.14)[0]
     assert encoding("FP15").vocabulary[number] == "N-314e7"
     assert mantissas[number] == 214
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_choose_is_the_mode_or_the_median_of_all_numbers(seed):
+    """Against the whole distribution over 28,801 numbers, written out."""
+    torch.manual_seed(seed)
+    head, x = NumberHead(8, "median").double(), torch.randn(1, 50, 8, dtype=torch.float64)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=1.5)
+    values = encoding("FP15").decode(np.arange(NUMBERS)[:, None])
+    joint = torch.zeros(50, NUMBERS, dtype=torch.float64)
+    shares = head.exponent(x)[0].softmax(-1)
+    joint[:, 0] = shares[:, 0]
+    for c in range(1, 33):
+        mantissas = head.mantissas(x, torch.full((1, 50), c))[0].softmax(-1)
+        joint[:, 1 + 900 * (c - 1) : 1 + 900 * c] = shares[:, c, None] * mantissas
+    order = np.argsort(values)
+    below = joint.numpy()[:, order].cumsum(1)
+    expected = values[order][(below < 0.5).sum(1)]
+    chosen = encoding("FP15").decode(head.choose(x)[0, :, None].numpy())
+    assert len(np.unique(expected)) > 20 and (expected < 0).any() and (expected > 0).any()
+    assert (chosen == expected).mean() >= 0.98  # the order of summation may move one by a mantissa
+    np.testing.assert_allclose(chosen, expected, rtol=0.011)
+    head.decoding = "greedy"
+    classes, mantissas = split_ids(head.choose(x)[0])
+    assert torch.equal(classes, shares.argmax(-1))
+    given = head.mantissas(x, classes[None])[0].argmax(-1)
+    assert torch.equal(mantissas[classes > 0], given[classes > 0])
 
 
 def test_numeric_features_tell_neighbours_apart():

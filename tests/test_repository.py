@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mathtransformer import runs
+from mathtransformer.config import get_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -26,6 +27,14 @@ def table() -> str:
 def test_readme_has_the_table_of_notebook_04():
     found = TABLE.search((ROOT / "README.md").read_text())
     assert found and found[0] == f"{found[1]}{table()}{found[2]}"
+
+
+@pytest.mark.parametrize("folder", sorted(runs.RUNS.glob("*")), ids=lambda folder: folder.name)
+def test_stored_runs_are_what_their_presets_say(folder):
+    info = runs.read_info(folder)
+    preset, _, seed = folder.name.partition("-seed")
+    runs.check_same(folder, info["config"], get_preset(preset).changed(seed=int(seed or 0)))
+    assert info["finished"]
 
 
 def test_conda_and_pip_agree():

@@ -1,4 +1,4 @@
-"""The command line: `python -m mathtransformer train|predict|bench|list ...`; `--help` says the rest."""
+"""The command line: `python -m mathtransformer train|predict|track|bench|list ...`; `--help` says the rest."""
 
 from __future__ import annotations
 
@@ -25,26 +25,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(flag, type=type(option.default), default=None, metavar=type(option.default).__name__)
 
 
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What says which training to do, and how."""
+    parser.add_argument("preset", help="one of `list`, or any TASK-NxN[-SPECTRUM][-paper], for an hour by default")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--entries", choices=ENTRIES, help="distribution of the matrix entries")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="budget in minutes of training")
+    budget.add_argument("--examples", type=int, help="budget in examples")
+    parser.add_argument("--start", metavar="RUN", help="begin with the weights of this run, of any size")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="CPU threads (two trainings of one thread beat one of two)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
+    add_options(parser)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m mathtransformer", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train one preset into data/runs")
-    train.add_argument("preset", help="one of `list`, or any TASK-NxN[-SPECTRUM][-paper], for an hour by default")
-    train.add_argument("--seed", type=int)
-    train.add_argument("--entries", choices=ENTRIES, help="distribution of the matrix entries")
-    budget = train.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="budget in minutes of training")
-    budget.add_argument("--examples", type=int, help="budget in examples")
-    train.add_argument("--start", metavar="RUN", help="begin with the weights of this run, of any size")
+    add_training(train)
     train.add_argument("--out", type=Path, help="the run's folder (default: data/runs/PRESET, or PRESET-seedN)")
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was begun, if anything")
     again.add_argument("--extend", action="store_true", help="the same; if that is finished, train one more leg")
     again.add_argument("--force", action="store_true", help="train anew, over what is there")
-    train.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    train.add_argument("--threads", type=int, help="CPU threads (two trainings of one thread beat one of two)")
-    train.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
-    add_options(train)
+    track = commands.add_parser("track", help="train, judge, and add a row to data/results/recipe_track.csv")
+    add_training(track)
     predict = commands.add_parser(
         "predict", help="solve fresh problems with the runs of data/runs, and store the answers"
     )
@@ -74,22 +81,27 @@ def configure(arguments: argparse.Namespace) -> Config:
     return get_preset(arguments.preset).changed(**given)
 
 
+def how(arguments: argparse.Namespace) -> dict:
+    names = {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile}
+    return {**names, "show": sys.stderr.isatty()}
+
+
 def run_training(arguments: argparse.Namespace) -> int:
     from .training import train  # here, so that `list` and errors need not wait for the compiler's imports
 
     config = configure(arguments)
     folder = arguments.out or RUNS / (config.name if config.seed == 0 else f"{config.name}-seed{config.seed}")
-    return train(
-        config,
-        folder,
-        resume=arguments.resume,
-        extend=arguments.extend,
-        force=arguments.force,
-        device=arguments.device,
-        threads=arguments.threads,
-        compiled=arguments.compile,
-        show=sys.stderr.isatty(),
-    )
+    again = {"resume": arguments.resume, "extend": arguments.extend, "force": arguments.force}
+    return train(config, folder, **again, **how(arguments))
+
+
+def run_track(arguments: argparse.Namespace) -> int:
+    from . import track
+
+    row = track.measure(configure(arguments), **how(arguments))
+    track.add(row)
+    print(" ".join(f"{name}={value}" for name, value in row.items()))
+    return 0
 
 
 def run_predictions(arguments: argparse.Namespace) -> int:
@@ -132,7 +144,8 @@ def run_listing(arguments: argparse.Namespace) -> int:
 def main() -> int:
     arguments = parser().parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    commands = {"train": run_training, "predict": run_predictions, "bench": run_bench, "list": run_listing}
+    commands = {"train": run_training, "predict": run_predictions, "track": run_track}
+    commands |= {"bench": run_bench, "list": run_listing}
     try:
         return commands[arguments.command](arguments)
     except (ValueError, FloatingPointError) as error:

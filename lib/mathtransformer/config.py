@@ -52,7 +52,13 @@ RECIPES: dict[str, tuple[ModelOptions, TrainOptions]] = {
     "fast": (ModelOptions(), TrainOptions()),
     "paper": (
         ModelOptions(
-            embedding="token", output="P1000", positions="sequence", triangle=False, block="post-norm", cotrain=False
+            embedding="token",
+            output="P1000",
+            positions="sequence",
+            triangle=False,
+            block="post-norm",
+            cotrain=False,
+            decoding="greedy",
         ),
         TrainOptions(
             learning_rate=1e-4,
@@ -105,6 +111,12 @@ class Config:
     def to_json(self) -> dict:
         return asdict(self)
 
+    def flat(self) -> dict:
+        """All options by name, wherever they live."""
+        values = self.to_json()
+        model, training = values.pop("model"), values.pop("training")
+        return {**values, **model, **training}
+
     @classmethod
     def from_json(cls, values: dict) -> Config:
         try:
@@ -137,7 +149,7 @@ def make_presets() -> dict[str, Config]:
     """Budgets are in examples, so that a run can be repeated exactly, except where equal time is the point."""
     presets = [
         preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000, beta2=0.98),
-        preset("inversion-2x2", "inversion", 2, examples=3_600_000),
+        preset("inversion-2x2", "inversion", 2, examples=4_000_000, beta2=0.98),
         preset("inversion-3x3", "inversion", 3, minutes=60),
         preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=13),
         preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000, beta2=0.98),

@@ -19,7 +19,7 @@ def rounded(inputs: np.ndarray) -> np.ndarray:
 
 
 def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000) -> np.ndarray:
-    """(N, n, n) matrices -> (N, *target shape) float64 predictions by greedy decoding, NaN where one does not decode.
+    """(N, n, n) matrices -> (N, *target shape) float64 predictions, NaN where one does not decode.
 
     Always in single precision, so that predictions hardly depend on the processor.
     """

@@ -133,10 +133,20 @@ class Layer(nn.Module):
 
 
 class NumberHead(nn.Module):
-    """p(sign, exponent) then p(mantissa | sign, exponent) for one number; class 0 is the number zero."""
+    """p(sign, exponent) then p(mantissa | sign, exponent) for one number; class 0 is the number zero.
 
-    def __init__(self, width: int):
+    decoding: "greedy" takes the likeliest sign and exponent, then the likeliest mantissa; "median" the number with
+    half of the probability below it. Neighbouring mantissas share the probability of a number known to two digits,
+    so the likeliest of 900 can be far from most of it, while the median cannot.
+    """
+
+    def __init__(self, width: int, decoding: str = "greedy"):
         super().__init__()
+        self.decoding = decoding
+        firsts = torch.cat([torch.zeros(1, dtype=torch.long), 1 + MANTISSAS * torch.arange(32)])
+        values = torch.from_numpy(encoding("FP15").decode(firsts[:, None].numpy()))
+        self.register_buffer("order", values.argsort(), persistent=False)  # the classes by the numbers they hold
+        self.register_buffer("negative", values < 0, persistent=False)
         self.exponent = nn.Linear(width, 33)
         self.hidden = nn.Linear(width, width)
         self.seen = nn.Embedding(33, width)  # how the mantissa head sees sign and exponent
@@ -154,11 +164,26 @@ class NumberHead(nn.Module):
         second = F.cross_entropy(logits, mantissas.flatten(), ignore_index=-1, reduction="sum")
         return first + second / ids.numel()
 
-    def greedy(self, x: Tensor) -> Tensor:
-        """The likeliest sign and exponent, then the likeliest mantissa given them: (B, L) FP15 ids."""
-        classes = self.exponent(x).argmax(-1)
-        mantissas = self.mantissas(x, classes).argmax(-1)
+    def choose(self, x: Tensor) -> Tensor:
+        """(B, L, width) -> (B, L) FP15 ids, by `decoding`."""
+        if self.decoding == "greedy":
+            classes = self.exponent(x).argmax(-1)
+            mantissas = self.mantissas(x, classes).argmax(-1)
+        else:
+            classes, share = self.median_class(x)
+            below = self.mantissas(x, classes).float().softmax(-1).cumsum(-1) < share[..., None]
+            mantissas = below.sum(-1).clamp(max=MANTISSAS - 1)
         return torch.where(classes == 0, 0, 1 + (classes - 1) * MANTISSAS + mantissas)
+
+    def median_class(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The class that holds the median, and how much of its probability lies at mantissas up to the median's."""
+        shares = self.exponent(x).float().softmax(-1)[..., self.order]
+        below = shares.cumsum(-1)
+        place = (below < 0.5).sum(-1, keepdim=True).clamp(max=32)
+        share = shares.gather(-1, place)
+        quantile = ((0.5 - below.gather(-1, place) + share) / share).squeeze(-1)
+        classes = self.order[place.squeeze(-1)]
+        return classes, torch.where(self.negative[classes], 1 - quantile, quantile)
 
 
 def split_ids(ids: Tensor) -> tuple[Tensor, Tensor]:

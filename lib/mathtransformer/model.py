@@ -18,6 +18,8 @@ block          "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNo
 cotrain        False: the solution is written, no more         True: models of eigenvalues learn to write the
                                                                eigenvectors after them (`Task.solve_richer`),
                                                                and are asked for the eigenvalues only
+decoding       "greedy": the likeliest token                   "median": of the distribution of each number
+                                                               (output="number" only)
 =============  ==============================================  ==========================================
 
 Both read FP15 token ids, so both see the same three significant digits.
@@ -51,6 +53,7 @@ class ModelOptions:
     triangle: bool = True
     block: str = "pre-norm"
     cotrain: bool = True
+    decoding: str = "median"
 
     def __post_init__(self):
         choices = {
@@ -58,6 +61,7 @@ class ModelOptions:
             "output": ("number", "P1000"),
             "positions": ("row-column", "sequence"),
             "block": ("pre-norm", "post-norm"),
+            "decoding": ("median", "greedy"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -92,7 +96,7 @@ class Transformer(nn.Module):
         if self.numbers:
             self.feed = NumberEmbedding(width) if numeric else nn.Embedding(symbols, width)
             self.start = nn.Parameter(torch.zeros(width))
-            self.head = NumberHead(width)
+            self.head = NumberHead(width, options.decoding)
         else:  # P1000, then V1 to V21, start and end; the matrix also serves, transposed, as the output layer
             self.feed = nn.Embedding(len(self.written.vocabulary) + MAX_SIZE + 3, width)
         if options.positions == "row-column":
@@ -167,7 +171,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(self, inputs: Tensor) -> Tensor:
-        """Greedy decoding: (B, n, n) FP15 ids -> (B, *asked, k) ids, keys and values cached from step to step."""
+        """Write step by step, with keys and values cached: (B, n, n) FP15 ids -> (B, *asked, k) ids."""
         memory = self.encode(inputs)
         caches = [{"cross": layer.cross.keys_values(memory)} for layer in self.decoder]
         places, numbers = self.written_places(inputs.device), math.prod(self.asked)
@@ -179,7 +183,7 @@ class Transformer(nn.Module):
             for layer, cache in zip(self.decoder, caches, strict=True):
                 x = layer.step(x, cache)
             x = self.norms[1](x)
-            ids.append(self.head.greedy(x) if self.numbers else F.linear(x, self.feed.weight).argmax(-1))
+            ids.append(self.head.choose(x) if self.numbers else F.linear(x, self.feed.weight).argmax(-1))
             x = self.feed(ids[-1])
         ids = torch.cat(ids, dim=1)
         if not self.numbers:  # dimension tokens and end: a wrong one shifts what follows, which then decodes to NaN

@@ -78,8 +78,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 def check_same(folder: Path, old: dict, config: Config) -> None:
     """Raise RunError, naming the differences, unless a run was begun with this configuration."""
-    new = json.loads(json.dumps(config.to_json()))
-    changes = [f"{key}: {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+    old, new = Config.from_json(old).flat(), config.flat()
+    changes = [f"{key}: {old[key]!r}, now {new[key]!r}" for key in new if old[key] != new[key]]
     if changes:
         raise RunError(f"{folder} was begun with other options ({'; '.join(changes)}): choose another --out")
 
@@ -102,8 +102,8 @@ def prepare(folder: Path, resume: bool, force: bool) -> None:
 
 
 @contextmanager
-def lock(folder: Path):
-    """Refuse, with RunError, to train into a folder that another process is training into.
+def lock(folder: Path, wait: bool = False):
+    """Refuse, with RunError, to write into a folder that another process has locked, or wait for it.
 
     The lock is on the folder itself, and the system releases it when the process ends, however it ends.
     """
@@ -112,7 +112,7 @@ def lock(folder: Path):
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError:
         raise RunError(f"another process is training into {folder}: wait for it, or choose another --out") from None
@@ -165,7 +165,7 @@ class Run:
         return pd.read_csv(self.folder / "log.csv")
 
     def predict(self, inputs, batch: int = 1000) -> np.ndarray:
-        """Solve matrices by greedy decoding.
+        """Solve matrices, number by number.
 
         inputs: (N, n, n) finite real numbers below 1e9 in magnitude, symmetric for a symmetric task; the model
         sees them rounded to three significant digits. Returns float64 shaped like the targets: eigenvalues
