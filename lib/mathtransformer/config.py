@@ -152,7 +152,7 @@ def make_presets() -> dict[str, Config]:
         preset("inversion-2x2", "inversion", 2, examples=4_000_000, beta2=0.98),
         preset("inversion-3x3", "inversion", 3, minutes=60),
         preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=13),
-        preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=250_000, beta2=0.98),
+        preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=150_000),
     ]
     for spectrum in SPECTRA:
         presets.append(preset(f"eigenvalues-3x3-{spectrum}", "eigenvalues", 3, spectrum=spectrum, examples=500_000))
