@@ -14,6 +14,8 @@ from mathtransformer.config import PRESETS, get_preset
         {"learning_rate": float("nan")},
         {"clip": float("nan")},
         {"examples": -5},
+        {"seed": -1},
+        {"seed": 2**63},
         {"decay": float("nan")},
     ],
     ids=str,

@@ -170,3 +170,11 @@ def test_signs_of_eigenvectors_do_not_matter():
     assert not np.array_equal(flipped, predictions)
     first, second = (properties("eigenvectors", inputs, targets, p) for p in (predictions, flipped))
     np.testing.assert_allclose(second.to_numpy(), first.to_numpy(), rtol=1e-9)
+
+
+def test_the_exact_solution_of_the_zero_matrix_is_right():
+    zero = np.zeros((1, 3, 3))
+    values, vectors = np.zeros((1, 3)), np.concatenate([np.zeros((1, 1, 3)), np.eye(3)[None]], axis=1)
+    assert properties("eigenvalues", zero, values, values).error[0] == 0
+    assert (properties("eigenvectors", zero, vectors, vectors)[["error", "eigenvalues"]] == 0).all(axis=None)
+    assert properties("eigenvalues", zero, values, values + 1).error[0] == np.inf

@@ -105,8 +105,8 @@ class Config:
         if (self.examples is None) == (self.minutes is None):
             raise ValueError("give one budget: examples or minutes")
         budget = self.minutes if self.examples is None else self.examples
-        if not 0 < budget < math.inf or self.seed < 0:
-            raise ValueError("the budget must be positive and finite, and the seed not negative")
+        if not 0 < budget < math.inf or not 0 <= self.seed < 2**63:
+            raise ValueError("the budget must be positive and finite, and the seed from 0 to 2^63 - 1")
 
     def to_json(self) -> dict:
         return asdict(self)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .problems import get_task, total
+from .problems import get_task, relative
 
 TOLERANCES = (0.005, 0.01, 0.02, 0.05, 0.075, 0.10, 0.15, 0.20, 0.25)
 
@@ -59,11 +59,6 @@ def orthogonality_adjacent(vectors: np.ndarray) -> np.ndarray:
     return worst(np.stack(products, 1))
 
 
-def relative(predictions: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """(N, ...) -> (N,) sum |predicted - exact| / sum |exact|."""
-    return worst((total(predictions - exact) / total(exact))[:, None])
-
-
 def problem_properties(task: str, inputs: np.ndarray) -> pd.DataFrame:
     """What is known before solving: `cond_M`, the condition number of M, and for symmetric M `gap`, the smallest
     distance between two eigenvalues over the largest |eigenvalue|."""
@@ -88,14 +83,16 @@ def properties(task: str, inputs: np.ndarray, targets: np.ndarray, predictions: 
     with np.errstate(all="ignore"):
         if task == "eigenvectors":
             vectors = predictions[:, 1:]
-            columns["eigenvalues"] = relative(predictions[:, 0], targets[:, 0])
+            columns["eigenvalues"] = relative(predictions[:, 0] - targets[:, 0], targets[:, 0])
             columns["norm"] = norm_error(vectors)
             columns["orthogonality"] = orthogonality(vectors)
             columns["orthogonality_adjacent"] = orthogonality_adjacent(vectors)
             columns["cond_V"] = condition_number(vectors)
         if task == "inversion":
-            columns["inverse"] = relative(predictions, targets)
-    return pd.DataFrame({name: np.where(undecodable, np.inf, values) for name, values in columns.items()})
+            columns["inverse"] = relative(predictions - targets, targets)
+    return pd.DataFrame(
+        {name: np.where(undecodable | np.isnan(values), np.inf, values) for name, values in columns.items()}
+    )
 
 
 def proportion(successes: int, n: int, level: float = 0.95) -> dict[str, float]:

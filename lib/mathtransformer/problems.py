@@ -67,6 +67,13 @@ def total(array: np.ndarray) -> np.ndarray:
     return np.abs(array).reshape(len(array), -1).sum(1) if len(array) else np.zeros(0)
 
 
+def relative(difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(N, ...), (N, ...) -> (N,) sum |difference| / sum |scale|; no difference is no error, even on a scale of zero."""
+    difference, scale = total(difference), total(scale)
+    with np.errstate(all="ignore"):
+        return np.where(difference == 0, 0.0, difference / scale)
+
+
 class Eigenvalues(Task):
     """Eigenvalues in descending order; error: sum |predicted - true| / sum |true|."""
 
@@ -86,7 +93,7 @@ class Eigenvalues(Task):
         return TASKS["eigenvectors"].solve(inputs)[..., ::-1]
 
     def relative_error(self, inputs, targets, predictions):
-        return total(predictions - targets) / total(targets)
+        return relative(predictions - targets, targets)
 
 
 class Eigenvectors(Task):
@@ -111,7 +118,7 @@ class Eigenvectors(Task):
     def relative_error(self, inputs, targets, predictions):
         eigenvalues, vectors = predictions[:, 0], predictions[:, 1:]
         rotated = vectors.transpose(0, 2, 1) @ inputs @ vectors
-        return total(rotated - eigenvalues[:, None] * np.eye(inputs.shape[-1])) / total(eigenvalues)
+        return relative(rotated - eigenvalues[:, None] * np.eye(inputs.shape[-1]), eigenvalues)
 
 
 class Inversion(Task):
