@@ -6,11 +6,13 @@ STAMP := .venv/installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTE := $(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN --ExecutePreprocessor.record_timing=False
 
+LARGE := eigenvalues-5x5-semicircle eigenvalues-5x5-laplace eigenvectors-5x5
+
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint train predictions notebooks bench
+.PHONY: help setup figures test test-faults lint train train-5x5 predictions notebooks bench
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## make .venv and install requirements.txt into it
 
@@ -32,8 +34,14 @@ lint: $(STAMP)  ## ruff: style and format
 	$(BIN)/ruff check lib tests notebooks
 	$(BIN)/ruff format --check lib tests notebooks
 
-train: $(STAMP)  ## train all models of data/runs, two at a time, one thread each, resuming what was begun
-	$(BIN)/python -m mathtransformer list --runs | xargs -P 2 -L 1 $(BIN)/python -m mathtransformer train --threads 1 --resume
+test-faults: $(STAMP)  ## the long tests: trainings killed at random, full disks, thousands of bad inputs, several processes
+	$(BIN)/python -m pytest tests -m slow
+
+train: $(STAMP)  ## train the small models of data/runs, two at a time, one thread each, resuming what was begun
+	$(BIN)/python -m mathtransformer queue
+
+train-5x5: $(STAMP)  ## train the 5x5 models in legs of an hour, two at a time; stop and start it at any time
+	$(BIN)/python -m mathtransformer queue --leg 60 $(LARGE)
 
 predictions: $(STAMP)  ## solve the test sets with every model whose answers are missing or out of date
 	$(BIN)/python -m mathtransformer predict

@@ -1,18 +1,13 @@
-"""The command line as a user meets it: one line for a mistake, and a clean end when told to stop."""
+"""The command line as a user meets it: one line for a mistake. How it ends when told to stop: see test_faults.py."""
 
-import json
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from mathtransformer import __main__ as cli
 
-SMALL = ["--width", "16", "--heads", "2", "--encoder-layers", "1"]
-SMALL += ["--no-compile", "--threads", "1", "--device", "cpu"]
 TRAIN = ["train", "eigenvectors-3x3"]
 
 
@@ -69,25 +64,3 @@ def test_list(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mathtransformer", "list"])
     assert cli.main() == 0
     assert "eigenvalues-3x3-laplace" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends(tmp_path, number):
-    """The handlers are installed just after the line with the parameters is logged, on every start."""
-    folder, steps = tmp_path / "run", []
-    for resume in ([], ["--resume"]):
-        arguments = [*TRAIN, "--minutes", 5, "--out", folder, *SMALL, *resume]
-        process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
-        try:
-            assert any("parameters" in line for line in process.stderr)
-            time.sleep(1.5)
-            begun = time.monotonic()
-            process.send_signal(number)
-            assert process.wait(timeout=20) == 128 + number
-            assert time.monotonic() - begun < 5
-        finally:
-            process.kill()
-            process.stderr.close()
-        steps.append(json.loads((folder / "run.json").read_text())["steps"])
-    assert 0 < steps[0] < steps[1]
-    assert not json.loads((folder / "run.json").read_text())["finished"]

@@ -45,3 +45,14 @@ def test_any_task_size_spectrum_and_recipe_is_a_preset():
 def test_other_names_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         get_preset(name)
+
+
+def test_learning_rates():
+    fast, paper = (PRESETS[name].training for name in ("eigenvectors-3x3", "eigenvectors-3x3-paper"))
+    assert fast.rate(99, 0.01) == pytest.approx(1e-3)
+    assert fast.rate(5000, 0.5) == pytest.approx(2e-3)
+    assert fast.rate(9000, 0.75) == pytest.approx(1e-3)
+    assert fast.rate(9999, 1.0) == 0
+    assert paper.rate(0, 0.05) == pytest.approx(0.5e-4, rel=0.02)  # warm-up: a tenth of the budget
+    assert paper.rate(10**6, 0.5) == pytest.approx(0.55e-4)
+    assert paper.rate(10**6, 1.0) == pytest.approx(1e-5)

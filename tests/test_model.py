@@ -67,14 +67,14 @@ def test_triangle_reads_the_upper_triangle_only():
     changed[:, 2, 0] = 7
     for triangle in (True, False):
         model = tiny("eigenvalues", 3, "fast", triangle=triangle)
-        assert (model.loss(read, targets) == model.loss(changed, targets)) == triangle
+        assert (model(read, targets) == model(changed, targets)) == triangle
 
 
 def test_weights_carry_over_to_another_size():
     small, large = tiny("eigenvectors", 2, "fast"), tiny("eigenvectors", 5, "fast")
     large.load_state_dict(small.state_dict())
     read, targets = batch(large, "eigenvectors", 5)
-    assert torch.isfinite(large.loss(read, targets))
+    assert torch.isfinite(large(read, targets))
     with pytest.raises(RuntimeError):
         tiny("eigenvectors", 5, "paper").load_state_dict(tiny("eigenvectors", 2, "paper").state_dict())
 
@@ -87,10 +87,10 @@ def test_learns_a_fixed_batch(recipe, goal):
     model = Transformer("eigenvalues", 3, ModelOptions(**options))
     read, targets = batch(model, "eigenvalues", 3, n=16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
-    assert model.loss(read, targets).item() > 2 * goal
+    assert model(read, targets).item() > 2 * goal
     for _ in range(150):
         optimizer.zero_grad()
-        loss = model.loss(read, targets)
+        loss = model(read, targets)
         loss.backward()
         optimizer.step()
     assert loss.item() < goal
@@ -151,7 +151,7 @@ def test_a_cotrained_model_is_asked_for_the_beginning_only(output):
     read, targets = batch(model, "eigenvalues", 3)
     assert targets.shape[:-1] == (5, 4, 3)
     assert model.generate(read).shape == (5, 3, targets.shape[-1])
-    assert torch.isfinite(model.loss(read, targets))
+    assert torch.isfinite(model(read, targets))
 
 
 def test_target_shapes():

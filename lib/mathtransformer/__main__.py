@@ -1,14 +1,15 @@
-"""The command line: `python -m mathtransformer train|predict|track|bench|list ...`; `--help` says the rest."""
+"""The command line: `python -m mathtransformer train|queue|predict|track|bench|list ...`; `--help` says the rest."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from .config import PRESETS, REPEATED, Config, ModelOptions, TrainOptions, get_preset
+from .config import LEGS, PRESETS, Config, ModelOptions, TrainOptions, get_preset, run_name
 from .problems import ENTRIES, SPECTRA
 from .runs import RUNS, find, load_run, write_atomically
 
@@ -50,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--resume", action="store_true", help="continue what was begun, if anything")
     again.add_argument("--extend", action="store_true", help="the same; if that is finished, train one more leg")
     again.add_argument("--force", action="store_true", help="train anew, over what is there")
+    train.add_argument("--save-every", type=float, default=60, metavar="SECONDS", help="between two checkpoints")
+    train.add_argument("--bar", action=argparse.BooleanOptionalAction, help="progress bar (default: on a terminal)")
+    add_queue(commands.add_parser("queue", help="train many, some at a time, here or on a Slurm cluster"))
     track = commands.add_parser("track", help="train, judge, and add a row to data/results/recipe_track.csv")
     add_training(track)
     predict = commands.add_parser(
@@ -60,11 +64,20 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=2.0, help="time for each measurement")
     bench.add_argument("--threads", type=int, default=1)
     bench.add_argument("--out", type=Path, default=RUNS.parent / "results" / "bench.csv")
-    listing = commands.add_parser("list", help="list the presets")
-    listing.add_argument(
-        "--runs", action="store_true", help="the arguments of every training in data/runs, a line each"
-    )
+    commands.add_parser("list", help="list the presets")
     return top
+
+
+def add_queue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="*", help="PRESET or PRESET:SEED (default: all of data/runs but the long ones)")
+    parser.add_argument("--at-once", type=int, default=2, help="how many trainings at a time")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+    parser.add_argument("--leg", type=float, metavar="MINUTES", help="longest turn of a preset trained in legs")
+    parser.add_argument("--out", type=Path, default=RUNS, help="the folder of the runs")
+    parser.add_argument("--options", default="", help="more options of train, in one string")
+    parser.add_argument("--slurm", metavar="FOLDER", type=Path, help="submit to Slurm instead; output goes to FOLDER")
+    parser.add_argument("--partition", help="Slurm's partition")
+    parser.add_argument("--hours", type=float, default=24, help="Slurm's time limit; then a job is queued again")
 
 
 def configure(arguments: argparse.Namespace) -> Config:
@@ -83,16 +96,24 @@ def configure(arguments: argparse.Namespace) -> Config:
 
 def how(arguments: argparse.Namespace) -> dict:
     names = {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile}
-    return {**names, "show": sys.stderr.isatty()}
+    bar = getattr(arguments, "bar", None)
+    return {**names, "show": sys.stderr.isatty() if bar is None else bar}
 
 
 def run_training(arguments: argparse.Namespace) -> int:
-    from .training import train  # here, so that `list` and errors need not wait for the compiler's imports
+    from .training import next_leg, train  # here, so that `list` and errors need not wait for the compiler's imports
 
     config = configure(arguments)
-    folder = arguments.out or RUNS / (config.name if config.seed == 0 else f"{config.name}-seed{config.seed}")
+    folder = arguments.out or RUNS / run_name(config.name, config.seed)
     again = {"resume": arguments.resume, "extend": arguments.extend, "force": arguments.force}
-    return train(config, folder, **again, **how(arguments))
+    if config.name in LEGS and not arguments.force:
+        again["extend"] = True
+        leg = next_leg(config, folder, budget_given=bool(arguments.minutes or arguments.examples))
+        if leg is None:
+            print(f"{folder} has had its {config.examples:,} examples: --minutes or --examples adds a leg")
+            return 0
+        config = leg
+    return train(config, folder, **again, **how(arguments), save_every=arguments.save_every)
 
 
 def run_track(arguments: argparse.Namespace) -> int:
@@ -131,20 +152,35 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_queue(arguments: argparse.Namespace) -> int:
+    from . import jobs
+
+    for name in ("at_once", "threads", "leg", "hours"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name.replace('_', '-')} must be positive and finite, got {value}")
+    settings = {"folder": arguments.out, "threads": arguments.threads, "leg": arguments.leg}
+    names = arguments.name or jobs.default_names()
+    queue = [jobs.Job.named(name, **settings, options=arguments.options) for name in names]
+    if arguments.slurm is None:
+        return jobs.run_here(queue, arguments.at_once)
+    partition = {"slurm_partition": arguments.partition} if arguments.partition else {}
+    for job in jobs.submit(queue, arguments.slurm, hours=arguments.hours, **partition):
+        print(job.job_id)
+    return 0
+
+
 def run_listing(arguments: argparse.Namespace) -> int:
     for name, config in PRESETS.items():
-        if arguments.runs:
-            print("\n".join([name, *(f"{name} --seed {seed}" for seed in (1, 2) if name in REPEATED)]))
-        else:
-            budget = f"{config.examples:,} examples" if config.examples else f"{config.minutes:g} minutes"
-            print(f"{name:28} {config.recipe:6} {budget}")
+        budget = f"{config.examples:,} examples" if config.examples else f"{config.minutes:g} minutes"
+        print(f"{name:28} {config.recipe:6} {budget}{' in legs' if name in LEGS else ''}")
     return 0
 
 
 def main() -> int:
     arguments = parser().parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    commands = {"train": run_training, "predict": run_predictions, "track": run_track}
+    commands = {"train": run_training, "predict": run_predictions, "track": run_track, "queue": run_queue}
     commands |= {"bench": run_bench, "list": run_listing}
     try:
         return commands[arguments.command](arguments)

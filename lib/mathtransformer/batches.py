@@ -13,21 +13,27 @@ BLOCK = 64  # steps whose examples are drawn together, since drawing is faster i
 
 
 class Batches:
-    """The training examples of any step, as ids. Draws a block of steps at once and keeps the latest block."""
+    """The training examples of any step, as ids. Draws a block of steps at once and keeps the latest block.
 
-    def __init__(self, config: Config, written):
-        self.config, self.written, self.block, self.number = config, written, None, -1
+    rows: the part of every batch that is wanted. Processes that train together want different parts of the same
+    batches, so that their number does not change what is learned from.
+    """
+
+    def __init__(self, config: Config, written, rows: slice = slice(None)):
+        self.config, self.written, self.rows, self.block, self.number = config, written, rows, None, -1
 
     def draw(self, number: int):
         config, task = self.config, get_task(self.config.task)
         rng = np.random.default_rng([config.seed, number])
-        inputs = draw(task.name, config.size, BLOCK * config.training.batch, rng, config.spectrum, config.entries)
+        n, batch = config.size, config.training.batch
+        inputs = draw(task.name, n, BLOCK * batch, rng, config.spectrum, config.entries)
+        inputs = inputs.reshape(BLOCK, batch, n, n)[:, self.rows].reshape(-1, n, n)
         read = encoding("FP15").encode(inputs)[..., 0]
         if config.training.exact_targets:
             exact = encoding("FP15").decode(read[..., None])
             inputs = np.where(task.solvable(exact)[:, None, None], exact, inputs)
-        targets = self.solve(task, inputs)
-        return torch.from_numpy(read), torch.from_numpy(self.written.encode(targets))
+        targets = self.written.encode(self.solve(task, inputs))
+        return tuple(torch.from_numpy(part).unflatten(0, (BLOCK, -1)) for part in (read, targets))
 
     def solve(self, task: Task, inputs: np.ndarray) -> np.ndarray:
         if task.name == "eigenvectors":
@@ -35,9 +41,8 @@ class Batches:
         return task.solve_richer(inputs) if self.config.model.cotrain else task.solve(inputs)
 
     def __getitem__(self, step: int):
-        """(inputs (batch, n, n), targets (batch, *shape, k)), both int64 ids."""
+        """(inputs (rows, n, n), targets (rows, *shape, k)), both int64 ids."""
         number, place = divmod(step, BLOCK)
         if number != self.number:
             self.block, self.number = self.draw(number), number
-        rows = slice(place * self.config.training.batch, (place + 1) * self.config.training.batch)
-        return self.block[0][rows], self.block[1][rows]
+        return self.block[0][place], self.block[1][place]

@@ -13,11 +13,13 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import PRESETS
+from .batches import Batches
+from .config import PRESETS, Config
 from .encodings import encoding
 from .evaluation import answer, test_set
+from .model import Transformer
 from .problems import TASKS, sample
-from .training import Trainer
+from .trainer import Trainer
 
 SIZES = (3, 5)
 
@@ -52,21 +54,27 @@ def generation(task: str, size: int, seconds: float) -> float:
     return per_second(work, seconds)
 
 
+def flops(config: Config) -> float:
+    """Floating-point operations of the matrix products of one training example, forward and backward."""
+    model = Transformer(config.task, config.size, config.model)
+    inputs, targets = Batches(config.changed(batch=1), model.written)[0]
+    with FlopCounterMode(display=False) as counter:
+        model(inputs, targets).backward()
+    return counter.get_total_flops()
+
+
 def training(task: str, size: int, seconds: float) -> dict[str, float]:
     """Examples a second of the fast recipe, with everything that a training does, and GFLOP/s of its products."""
     config = PRESETS["eigenvectors-3x3"].changed(task=task, size=size, minutes=1000)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder))
-        with FlopCounterMode(display=False) as counter:
-            trainer.model.loss(*trainer.batches[0]).backward()
-        trainer.optimizer.zero_grad()
         trainer.warm_up_compiler()
         batch = config.training.batch
         rate = per_second(lambda: (trainer.train_step(), batch)[1], seconds)
         trainer.model.eval()
         inputs, _ = test_set(config, 500)
         solved = per_second(lambda: len(answer(trainer.model, inputs)), seconds)
-    return {"examples": rate, "GFLOP": rate / batch * counter.get_total_flops() / 1e9, "predictions": solved}
+    return {"examples": rate, "GFLOP": rate * flops(config) / 1e9, "predictions": solved}
 
 
 def bench(seconds: float = 2.0) -> pd.DataFrame:

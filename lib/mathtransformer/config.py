@@ -44,6 +44,15 @@ class TrainOptions:
         if not 0 < self.decay <= 1 or not 0 <= self.beta2 < 1:
             raise ValueError("decay must be in (0, 1] and beta2 in [0, 1)")
 
+    def rate(self, step: int, progress: float) -> float:
+        """Learning rate at a step, `progress` being the share of the budget that is spent."""
+        warmup = min(1.0, max((step + 1) / max(self.warmup, 1), progress / 0.1))
+        if self.schedule == "linear":
+            decay = min(1.0, (1 - progress) / self.decay)
+        else:
+            decay = 0.1 + 0.9 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+        return self.learning_rate * warmup * max(decay, 0.0)
+
 
 # The paper's own size is width 512, 8 heads, 6 + 1 layers (inversion: 516 and 12 heads), which a laptop cannot
 # train: `paper` keeps everything else and takes the width and depth of `fast`, so that the two can be compared.
@@ -75,7 +84,9 @@ RECIPES: dict[str, tuple[ModelOptions, TrainOptions]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """All that determines a training, apart from the machine. Budget: `examples`, or `minutes` of training.
+    """All that determines a training, apart from the machine.
+
+    Budget: `examples`, or `minutes` of training, or both, and then it ends with what is spent first.
 
     start: a run whose weights to begin with; with row-column positions its size and task may be others.
     """
@@ -102,10 +113,10 @@ class Config:
             raise ValueError(f"size must be from 1 to {MAX_SIZE}, got {self.size}")
         if not task.symmetric and self.spectrum != "semicircle":
             raise ValueError(f"{self.task} has no spectrum to choose, got {self.spectrum!r}")
-        if (self.examples is None) == (self.minutes is None):
-            raise ValueError("give one budget: examples or minutes")
-        budget = self.minutes if self.examples is None else self.examples
-        if not 0 < budget < math.inf or not 0 <= self.seed < 2**63:
+        budgets = [budget for budget in (self.examples, self.minutes) if budget is not None]
+        if not budgets:
+            raise ValueError("give a budget: examples or minutes")
+        if not all(0 < budget < math.inf for budget in budgets) or not 0 <= self.seed < 2**63:
             raise ValueError("the budget must be positive and finite, and the seed from 0 to 2^63 - 1")
 
     def to_json(self) -> dict:
@@ -159,11 +170,39 @@ def make_presets() -> dict[str, Config]:
     return {config.name: config for config in presets}
 
 
-PRESETS = make_presets()
+def make_large_presets() -> dict[str, Config]:
+    """Trainings of hours, to be done in legs: the budget is the total of all legs.
+
+    Eigenvalue models start from the 3x3 model of the same spectrum, which reads and writes numbers already.
+    """
+    presets = [
+        preset(
+            f"eigenvalues-{n}x{n}-{spectrum}", "eigenvalues", n, spectrum=spectrum, examples=examples,
+            start=f"eigenvalues-3x3-{spectrum}",
+        )
+        for n, examples in ((5, 1_200_000), (8, 20_000_000))
+        for spectrum in ("semicircle", "laplace")
+    ]  # fmt: skip
+    presets += [
+        preset("eigenvectors-5x5", "eigenvectors", 5, examples=40_000_000),
+        preset("eigenvectors-6x6", "eigenvectors", 6, examples=80_000_000),
+        preset("inversion-4x4", "inversion", 4, examples=40_000_000),
+        preset("inversion-5x5", "inversion", 5, examples=80_000_000),
+    ]
+    return {config.name: config for config in presets}
+
+
+LEGS = make_large_presets()  # the presets trained in legs
+PRESETS = make_presets() | LEGS
 REPEATED = ("eigenvectors-3x3", "eigenvalues-3x3-semicircle", "eigenvalues-3x3-laplace")  # also with seeds 1 and 2
 
 
 NAME = re.compile(rf"({'|'.join(TASKS)})-(\d+)x\2(?:-({'|'.join(SPECTRA)}))?(-paper)?")
+
+
+def run_name(preset: str, seed: int) -> str:
+    """Name of the run of a preset and seed: a folder of data/runs."""
+    return preset if seed == 0 else f"{preset}-seed{seed}"
 
 
 def get_preset(name: str) -> Config:

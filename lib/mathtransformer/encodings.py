@@ -33,21 +33,54 @@ def choose(what: str, name, allowed) -> None:
         return
     near = difflib.get_close_matches(str(name), allowed, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(allowed)}")
+    raise ValueError(f"unknown {what} {name!r:.80}: {hint}known: {', '.join(allowed)}")
+
+
+def as_array(values, expected: str, kinds: str = "iuf") -> np.ndarray:
+    """Any array-like, torch tensors too, as an array of one of NumPy's `kinds`, or TypeError or ValueError."""
+    try:
+        if hasattr(values, "detach"):  # a torch tensor, whose bfloat16 or gradient NumPy would refuse
+            values = values.detach().cpu().resolve_neg()
+            values = values.double() if values.is_floating_point() else values
+        array = np.asarray(values)
+    except Exception as error:  # whatever an object's own conversion raises
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        reason = str(error).partition("\n")[0]
+        raise kind(f"{expected} expected, got {type(values).__name__}: {reason}") from None
+    if np.ma.is_masked(values):
+        raise ValueError(f"{expected} expected, got an array with masked ones")
+    if array.size == 0 and array.dtype == object:
+        array = array.astype(np.float64)
+    if array.dtype.kind not in kinds:
+        held = f" ({', '.join(sorted({type(item).__name__ for item in array.flat}))})" if array.dtype == object else ""
+        raise TypeError(f"{expected} expected, got an array of {array.dtype}{held}")
+    return array
+
+
+def as_float64(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a long double beyond the range becomes infinite, and is refused as that
+        return array.astype(np.float64, copy=False)
 
 
 def as_numbers(values) -> np.ndarray:
     """Any array-like of real finite numbers as float64; TypeError or ValueError names what is wrong, and where."""
-    array = np.asarray(values)
-    if array.size == 0 and array.dtype == object:
-        array = array.astype(np.float64)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"numbers expected, got an array of {array.dtype}")
-    array = array.astype(np.float64, copy=False)
+    array = as_float64(as_array(values, "numbers"))
     if not np.isfinite(array).all():
         index = int(np.flatnonzero(~np.isfinite(array))[0])
         raise ValueError(f"cannot encode {array.flat[index]} (at flat index {index}): only finite numbers have tokens")
     return array
+
+
+def as_token_lists(token_lists) -> list:
+    """A list of token lists; TypeError for anything else, such as strings, which would fall apart into characters."""
+    try:
+        rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in token_lists]
+    except TypeError:
+        raise TypeError(f"a list of token lists expected, got {type(token_lists).__name__}") from None
+    for place, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)):
+            raise TypeError(f"a list of tokens expected for each number, got {type(row).__name__} (number {place})")
+    return rows
 
 
 def too_large(array: np.ndarray, wrong: np.ndarray, limit: str, name: str) -> ValueError:
@@ -98,9 +131,7 @@ class Encoding(ABC):
 
     def decode(self, ids) -> np.ndarray:
         """Ids (..., k) -> float64 (...); NaN for ids that no encoder could have written."""
-        ids = np.asarray(ids)
-        if ids.dtype.kind not in "iu":
-            raise TypeError(f"integer ids expected, got an array of {ids.dtype}")
+        ids = as_array(ids, "integer ids", "iu")
         if ids.ndim == 0 or ids.shape[-1] != self.tokens_per_number:
             raise ValueError(f"{self.name} ids end with an axis of {self.tokens_per_number}, got shape {ids.shape}")
         known = ((ids >= 0) & (ids < len(self.vocabulary))).all(-1)
@@ -113,11 +144,14 @@ class Encoding(ABC):
 
     def values(self, token_lists) -> np.ndarray:
         """Lists of tokens, one a number, -> float64 (N,); NaN for what no encoder could have written."""
+        token_lists = as_token_lists(token_lists)
         ids = np.full((len(token_lists), self.tokens_per_number), -1)
+        padding = [self.index.get("<pad>", -1)] * self.tokens_per_number  # for ids only: no token of the lists
         for row, tokens in zip(ids, token_lists, strict=True):
-            padded = [*tokens, *["<pad>"] * (self.tokens_per_number - len(tokens))]
-            if len(padded) == self.tokens_per_number and "<pad>" not in tokens:  # padding is for ids only
-                row[:] = [self.index.get(token, -1) if isinstance(token, str) else -1 for token in padded]
+            if len(tokens) <= self.tokens_per_number:
+                known = [isinstance(token, str) and token != "<pad>" for token in tokens]
+                written = [self.index.get(token, -1) if good else -1 for token, good in zip(tokens, known)]
+                row[:] = [*written, *padding[len(tokens) :]]
         return self.decode(ids)
 
     @property
@@ -240,7 +274,11 @@ class FloatingPoint(Encoding):
 
 
 @cache
+def make(name: str) -> Encoding:
+    return FloatingPoint() if name == "FP15" else Positional(name)
+
+
 def encoding(name: str) -> Encoding:
     """The encoding called P10, P1000, B1999 or FP15; ValueError with the near matches for any other name."""
     choose("encoding", name, ENCODINGS)
-    return FloatingPoint() if name == "FP15" else Positional(name)
+    return make(str(name))

@@ -156,8 +156,8 @@ class Transformer(nn.Module):
     def first_vector(self) -> Tensor:
         return self.start if self.numbers else self.feed.weight[-2]
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats: a number for output="number", a token for output="P1000"."""
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss: mean cross-entropy in nats, of a number for output="number", of a token for output="P1000"."""
         memory, sequence = self.encode(inputs), self.sequence(targets)
         first = self.first_vector().expand(len(sequence), 1, -1)
         x = torch.cat([first, self.feed(sequence[:, :-1])], dim=1) + self.written_places(inputs.device)

@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from .encodings import choose
+from .encodings import as_array, as_float64, choose
 
 SPECTRA = ("semicircle", "uniform", "gaussian", "laplace", "positive", "positive2", "marcenko")
 ENTRIES = ("uniform", "normal")
 MAX_SIZE = 20
+MAX_ENTRIES = 10**9  # of all the matrices of one `sample`: 8 GB
 LIMIT = 10.0  # entries are uniform in [-LIMIT, LIMIT], or normal with the same standard deviation
 
 
@@ -208,9 +209,11 @@ def draw(
 
 def whole_number(what: str, value, low: int, high: int | None = None) -> int:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{what} must be a whole number, got {value!r}") from None
+    except (TypeError, RuntimeError):  # a tensor on PyTorch's meta device has no value
+        raise TypeError(f"{what} must be a whole number, got {value!r:.80}") from None
     if number < low or (high is not None and number > high):
         span = f"from {low} to {high}" if high is not None else f"at least {low}"
         raise ValueError(f"{what} must be {span}, got {number}")
@@ -222,10 +225,11 @@ def sample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """n random problems of a task, with their exact solutions, in float64.
 
-    size: the matrices are size x size, 1 to 20. n: how many. spectrum (symmetric tasks): one of SPECTRA; all but
-    "semicircle" and "marcenko" keep a Wigner draw's eigenvectors and replace its eigenvalues. entries: "uniform" in
-    [-10, 10], or "normal" with standard deviation 10 / sqrt(3); for "marcenko" they are those of A in A^T A, on the
-    scale sqrt(10). Returns inputs (n, size, size) and targets (n, *target shape). Raises ValueError or TypeError.
+    size: the matrices are size x size, 1 to 20. n: how many, with 10^9 entries at most. spectrum (symmetric tasks):
+    one of SPECTRA; all but "semicircle" and "marcenko" keep a Wigner draw's eigenvectors and replace its eigenvalues.
+    entries: "uniform" in [-10, 10], or "normal" with standard deviation 10 / sqrt(3); for "marcenko" they are those
+    of A in A^T A, on the scale sqrt(10). Returns inputs (n, size, size) and targets (n, *target shape).
+    Raises ValueError or TypeError.
     """
     solver = get_task(task)
     choose("spectrum", spectrum, SPECTRA)
@@ -237,6 +241,8 @@ def sample(
         hint = f"; size and n = {n} may be swapped" if fits else ""
         raise ValueError(f"{error}{hint}") from None
     n = whole_number("n (the number of examples)", n, 0)
+    if n * size**2 > MAX_ENTRIES:
+        raise ValueError(f"n (the number of examples) must be at most {MAX_ENTRIES // size**2} at size {size}, got {n}")
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng must be a numpy Generator such as numpy.random.default_rng(0), got {type(rng).__name__}")
     if spectrum != "semicircle" and not solver.symmetric:
@@ -247,17 +253,12 @@ def sample(
 
 def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
     """(N, n, n) float64 matrices fit for a task, or a ValueError or TypeError naming the problem and example."""
-    if hasattr(inputs, "detach"):  # a torch tensor, whose bfloat16 or gradient NumPy would refuse
-        inputs = inputs.detach().cpu()
-        inputs = inputs.double() if inputs.is_floating_point() else inputs
-    array = np.asarray(inputs)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"matrices of real numbers expected, got an array of {array.dtype}")
+    array = as_array(inputs, "matrices of real numbers")
     if array.ndim != 3 or array.shape[1] != array.shape[2]:
         hint = "; for a single matrix M, pass M[None]" if array.ndim == 2 else ""
         raise ValueError(f"matrices of shape (N, n, n) expected, got {array.shape}{hint}")
     whole_number("the size of the matrices", array.shape[1], 1, MAX_SIZE)
-    array = array.astype(np.float64)
+    array = as_float64(array)
     problems = {
         "NaN or infinity": ~np.isfinite(array).all((1, 2)),
         f"an entry of magnitude {limit:g} or more": (np.abs(array) >= limit).any((1, 2)),

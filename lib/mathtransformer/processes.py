@@ -1,0 +1,92 @@
+"""What a training shares with the world outside: the signals that end it, and the other processes of `torchrun`.
+
+Under `torchrun --nproc-per-node=K -m mathtransformer train PRESET`, K processes train one model: each takes its own
+K-th of every batch, PyTorch's DistributedDataParallel averages the gradients, and the first process alone looks at
+the clock, evaluates and writes. Without torchrun all this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT, so that the loop can save before it ends."""
+
+    def __enter__(self):
+        self.received = 0
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def note(self, number, frame):
+        self.received = number
+
+    def __exit__(self, *exception):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Group:
+    """The processes that train one model together: `rank` of `size`; a group of one outside torchrun."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu"):
+        self.rank, self.size, self.device = rank, size, device
+
+    @classmethod
+    def join(cls, device: str) -> Group:
+        """Join the processes that torchrun started. device: "cpu" (gloo) or "cuda" (nccl, one GPU a process)."""
+        if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+            return cls(device=device)
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @staticmethod
+    def restarted() -> bool:
+        """Whether torchrun started these processes anew because one of them had died."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+    def share(self, batch: int) -> slice:
+        """The rows of every batch that this process trains on. Raises ValueError if they cannot be dealt evenly."""
+        if batch % self.size:
+            raise ValueError(f"batch {batch} cannot be dealt evenly to {self.size} processes")
+        rows = batch // self.size
+        return slice(self.rank * rows, (self.rank + 1) * rows)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with its gradients averaged over the group."""
+        return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
+
+    def largest(self, *numbers: float) -> list[float]:
+        return self.reduce(numbers, dist.ReduceOp.MAX)
+
+    def mean(self, number: float) -> float:
+        return self.reduce([number / self.size], dist.ReduceOp.SUM)[0]
+
+    def wait(self) -> None:
+        """Until all processes have come this far."""
+        self.largest(0)
+
+    def leave(self) -> None:
+        """Together: a process that ends while another still talks to it aborts that one."""
+        if self.size > 1:
+            self.wait()
+            dist.destroy_process_group()
+
+    def reduce(self, numbers, operation) -> list[float]:
+        if self.size == 1:
+            return list(numbers)
+        shared = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared, operation)
+        return shared.tolist()

@@ -1,0 +1,298 @@
+"""Faults: processes that are killed, disks that fail, files that are damaged. No training is lost, no damage believed.
+
+Every fault is counted, and the table of them ends the run (see conftest.py). `make test-faults` runs them all;
+`make test` leaves out those that start processes or train for long.
+"""
+
+import errno
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faults
+import pandas as pd
+import pytest
+from faults import AFTER_EVERY_STEP, STEPS, after_steps, command, contents, cut_training, result, resume, start
+from test_runs import tiny, train
+
+from mathtransformer import load_run, runs, trainer
+from mathtransformer.trainer import Trainer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_test_problems():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "TEST_PROBLEMS", faults.TEST_PROBLEMS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(tiny(), folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished):
+    """The result of a training that nothing disturbs."""
+    return result(finished)
+
+
+@pytest.fixture(scope="module")
+def two_legs(finished, tmp_path_factory):
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("runs") / "extended")
+    assert train(tiny(), folder, extend=True) == 0
+    return result(folder)
+
+
+# --- Processes that are killed ---
+
+KILLED: list[int] = []  # the last step of every training that was killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "when", "number"), faults.moments())
+def test_killed_and_resumed(whole, tmp_path, fault, kind, when, number):
+    folder, outside = tmp_path / "run", kind == "SIGKILL at any time"
+    with fault(kind):
+        process, told = start(folder, deadly=None if outside else (when, number))
+        last = 0
+        for last in told:
+            if outside and last == number:
+                time.sleep(when / 1000)
+                process.kill()
+        assert process.exitcode == -signal.SIGKILL
+        KILLED.append(last)
+        assert resume(folder) == 0
+        assert result(folder) == whole
+        assert sorted(contents(folder)) == sorted(runs.RUN_FILES)  # nothing half-written is left either
+        assert load_run(folder).info["finished"]
+
+
+@pytest.mark.slow
+def test_the_kills_hit_trainings_that_were_under_way():
+    if len(KILLED) < 20:
+        pytest.skip("needs all of test_killed_and_resumed")
+    assert sum(0 < step < STEPS for step in KILLED) >= 15 and len(set(KILLED)) >= 10
+
+
+@pytest.mark.slow
+def test_a_second_leg_killed_while_publishing(finished, two_legs, tmp_path, fault):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with fault("SIGKILL while publishing"):
+        process, told = start(folder, deadly=("just moved", faults.WRITES - 2), extend=True)
+        assert list(told)[-1] == 2 * STEPS and process.exitcode == -signal.SIGKILL
+        with pytest.raises(runs.RunError, match="do not belong together"):
+            load_run(folder)  # the weights are new and run.json is old
+        assert train(tiny(), folder, extend=True) == 0
+        assert result(folder) == two_legs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_saves_and_ends(tmp_path, fault, number):
+    """The handlers are installed just after the line with the parameters is logged, on every start."""
+    folder, steps = tmp_path / "run", []
+    arguments = ["train", "eigenvectors-3x3", "--minutes", "5", "--out", folder, *faults.FLAGS]
+    for again in ([], ["--resume"]):
+        words = [sys.executable, "-m", "mathtransformer", *arguments, *again]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        try:
+            assert any("parameters" in line for line in process.stderr)
+            time.sleep(1.5)
+            with fault(f"{number.name}: saved, ended in 5 s"):
+                begun = time.monotonic()
+                process.send_signal(number)
+                assert process.wait(timeout=20) == 128 + number
+                assert time.monotonic() - begun < 5
+                steps.append(load_run(folder).info["steps"])
+        finally:
+            process.kill()
+            process.stderr.close()
+    assert 0 < steps[0] < steps[1] and not load_run(folder).info["finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", ["resume", "extend", "force"])
+def test_a_second_process_is_refused(whole, tmp_path, fault, again):
+    with fault("two processes, one run"):
+        first, told = start(tmp_path / "run")
+        assert next(told) == 1
+        os.kill(first.pid, signal.SIGSTOP)  # or it might end before the second has begun
+        answer = list(start(tmp_path / "run", **{again: True})[1])
+        os.kill(first.pid, signal.SIGCONT)
+        assert list(told)[-1] == STEPS and first.exitcode == 0
+        assert answer == [f"another process is training into {tmp_path / 'run'}: wait for it, or choose another --out"]
+        assert result(tmp_path / "run") == whole
+
+
+# --- Disks that fail, and losses ---
+
+
+@pytest.fixture
+def disk(tmp_path):
+    disk = faults.Disk(tmp_path / "disk")
+    yield disk
+    disk.mend()
+    if disk.real:
+        subprocess.run(["umount", "--lazy", disk.folder], check=True)
+
+
+FAILURES = pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+
+
+@pytest.mark.slow
+@FAILURES
+def test_a_disk_that_fails_for_a_while(whole, disk, monkeypatch, caplog, fault, number):
+    with fault(f"{disk.name(number)}, mended in time"):
+        after_steps(monkeypatch, {10: lambda: disk.fail(number), 20: disk.mend})
+        assert train(tiny(), disk.folder / "run", save_every=AFTER_EVERY_STEP) == 0
+        reason = f"({os.strerror(number)}): training goes on; the checkpoint of step 9 is intact"
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert warnings == [f"could not save at step {step} {reason}" for step in range(10, 20)]
+        assert result(disk.folder / "run") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", [9, STEPS], ids=["while training", "while publishing"])
+@FAILURES
+def test_a_disk_that_fails_until_the_end(whole, disk, monkeypatch, capsys, fault, number, saved):
+    folder, publish = disk.folder / "run", Trainer.publish
+    with fault(f"{disk.name(number)} until the end"):
+        if saved < STEPS:
+            after_steps(monkeypatch, {saved + 1: lambda: disk.fail(number)})
+        else:
+            monkeypatch.setattr(Trainer, "publish", lambda self: (disk.fail(number), publish(self)))
+        assert command(monkeypatch, folder) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith(f"error: cannot write into {folder}: {os.strerror(number)}; ")
+        assert "--resume" in message
+        assert runs.load_checkpoint(folder)[1]["step"] == saved
+        assert not (folder / "run.json").exists()
+        monkeypatch.undo()
+        disk.mend()
+        assert resume(folder) == 0
+        assert result(folder) == whole
+
+
+@pytest.mark.slow
+def test_a_second_leg_that_a_full_disk_cannot_take(finished, two_legs, disk, monkeypatch, fault):
+    folder, publish = shutil.copytree(finished, disk.folder / "run"), Trainer.publish
+    with fault(f"{disk.name(errno.ENOSPC)} until the end"):
+        monkeypatch.setattr(Trainer, "publish", lambda self: (disk.fail(errno.ENOSPC), publish(self)))
+        assert command(monkeypatch, folder, "--extend") == 2
+        assert load_run(folder).info["steps"] == STEPS  # what was published stays
+        monkeypatch.undo()
+        disk.mend()
+        assert train(tiny(), folder, extend=True) == 0
+        assert result(folder) == two_legs
+
+
+def test_a_loss_that_is_not_finite(whole, tmp_path, monkeypatch, capsys, fault):
+    folder, loss = tmp_path / "run", Trainer.loss
+    with fault("loss not finite"):
+        monkeypatch.setattr(Trainer, "loss", lambda self, step: loss(self, step) * (math.nan if step == 7 else 1))
+        assert command(monkeypatch, folder) == 1
+        expected = r"error: loss nan at step 7, learning rate .*batch=16.*lower the learning rate"
+        assert re.match(expected, capsys.readouterr().err.splitlines()[-1])
+        assert runs.load_checkpoint(folder)[1]["step"] == 7
+        monkeypatch.undo()
+        assert resume(folder) == 0
+        assert result(folder) == whole
+
+
+def test_a_training_that_diverges(tmp_path, monkeypatch, capsys, fault):
+    with fault("loss not finite"):
+        assert command(monkeypatch, tmp_path / "run", "--learning-rate", "1e30") == 1
+        assert "lower the learning rate" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+# --- Files that are damaged ---
+
+
+def read_log(folder: Path) -> pd.DataFrame:
+    return load_run(folder).log
+
+
+WEIGHTS, INFO, LOG, CHECKPOINT = "model.safetensors", "run.json", "log.csv", "checkpoint.safetensors"
+READERS = [(WEIGHTS, load_run), (INFO, load_run), (INFO, resume), (LOG, read_log), (CHECKPOINT, resume)]
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A training that was cut short, which leaves all four files."""
+    return cut_training(tmp_path_factory.mktemp("runs") / "cut")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    others = {"task": cut_training(folder / "task", preset="eigenvalues-3x3-laplace")}
+    others["seed"] = cut_training(folder / "seed", seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "FORMAT", runs.FORMAT + 1)
+        others["version"] = cut_training(folder / "version", seed=2)
+    return others
+
+
+@pytest.mark.parametrize(("name", "reader"), READERS)
+def test_damage_is_refused_by_name(cut, others, tmp_path, fault, name, reader):
+    for number, (kind, content) in enumerate(faults.damages(cut / name, others)):
+        if (kind, name, reader) == ("file missing", INFO, resume):
+            continue  # the checkpoint is all that resuming needs
+        folder = shutil.copytree(cut, tmp_path / str(number))
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+        before = contents(folder)
+        with fault(kind):
+            with pytest.raises(runs.RunError) as error:
+                reader(folder)
+            named = "its checkpoint is not here" if (kind, name) == ("file missing", CHECKPOINT) else name
+            assert named in str(error.value).replace(str(folder), "")
+            assert contents(folder) == before
+
+
+def test_what_was_cut_short_is_resumed_exactly(whole, cut, tmp_path):
+    folder = shutil.copytree(cut, tmp_path / "run")
+    assert resume(folder) == 0
+    assert result(folder) == whole
+
+
+def test_a_log_ahead_of_the_weights(cut, tmp_path):
+    """A training that goes on writes its log, and may be killed, before it publishes its weights."""
+    folder = shutil.copytree(cut, tmp_path / "run")
+    before = load_run(folder).log
+    further = Trainer(tiny(), folder, compiled=False)
+    further.restore()
+    further.evaluate()
+    further.save()
+    assert len(pd.read_csv(folder / "log.csv")) == len(before) + 1
+    pd.testing.assert_frame_equal(load_run(folder).log, before)
+
+
+def test_runs_without_a_checksum_of_their_log_are_read(cut, tmp_path):
+    """Such as those that were stored before there was one."""
+    folder = shutil.copytree(cut, tmp_path / "run")
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({key: info[key] for key in info if key not in ("log", "checksum")}))
+    pd.testing.assert_frame_equal(load_run(folder).log, load_run(cut).log)
+
+
+UNPICKLES = re.compile(r"torch\.load\((?![^)]*weights_only=True)|\bpickle\b|allow_pickle=True|joblib")
+
+
+def test_nothing_is_unpickled():
+    """A pickle runs whatever its author wanted, and a flipped bit in it goes unnoticed."""
+    assert UNPICKLES.search("torch.load(path)") and not UNPICKLES.search("torch.load(path, weights_only=True)")
+    files = sorted(Path(runs.__file__).parents[1].rglob("*.py"))
+    assert len(files) > 10
+    assert [path.name for path in files if UNPICKLES.search(path.read_text())] == []

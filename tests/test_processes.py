@@ -1,0 +1,180 @@
+"""Several processes: one model trained by two under torchrun, and many trainings by the queue."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mathtransformer import jobs, load_run, runs
+from mathtransformer.config import LEGS
+from mathtransformer.processes import Group
+from mathtransformer.training import next_leg
+
+WORKER = Path(__file__).with_name("train_together.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SMALL = "--width 16 --heads 2 --encoder-layers 1 --batch 16 --no-compile --device cpu"
+TRAIN = ["-m", "mathtransformer", "train", "eigenvectors-3x3", "--threads", "1", *SMALL.split()]
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(command, **options):
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, env=ALONE, **options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result
+
+
+def work(folder, steps, processes=2):
+    """Train to `steps`; returns, of each process, the first examples it saw and its losses."""
+    folder.mkdir(exist_ok=True)
+    run([*(TORCHRUN if processes == 2 else [sys.executable]), WORKER, folder, steps])
+    return [json.loads((folder / f"seen-{steps}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return work(tmp_path_factory.mktemp("alone"), 200, processes=1)[0]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(alone, tmp_path):
+    (examples, losses), (other_examples, other_losses) = work(tmp_path, 200)
+    assert losses == other_losses and len(losses) == 200
+    np.testing.assert_allclose(losses, alone[1], rtol=1e-3)
+    np.testing.assert_allclose(losses[:20], alone[1][:20], rtol=1e-5)  # rounding differences grow from step to step
+    assert losses[-1] < losses[0] - 1
+    assert examples + other_examples == alone[0] and len(examples) == len(other_examples) == 8
+    assert not [examples[i] for i in range(8) if examples[i] in other_examples]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [(2, 1), (1, 2)], ids=["two then one", "one then two"])
+def test_the_number_of_processes_may_change(alone, tmp_path, processes):
+    before, after = processes
+    work(tmp_path, 100, before)
+    losses = work(tmp_path, 200, after)[0][1]
+    assert len(losses) == 200  # the losses since the last row of the log are part of the checkpoint
+    np.testing.assert_allclose(losses, alone[1], rtol=1e-3)
+
+
+def children(pid):
+    listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
+    return [int(line) for line in listed.split()]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_is_replaced(tmp_path, rank):
+    """torchrun starts all workers anew, and the training goes on from the last checkpoint to the end."""
+    folder, checkpoint = tmp_path / "run", tmp_path / "run" / "checkpoint.safetensors"
+    options = ["--examples", "16000", "--save-every", "0.5", "--out", str(folder)]
+    process = subprocess.Popen(
+        [*TORCHRUN, "--max-restarts=2", *TRAIN, *options], stderr=subprocess.PIPE, text=True, env=ALONE
+    )
+    try:
+        wait_for(checkpoint.exists)
+        workers = sorted(children(process.pid))
+        os.kill(workers[rank], signal.SIGKILL)
+        errors = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-2000:]
+    trained = load_run(folder)
+    assert trained.info["steps"] == 1000 and trained.info["finished"] and trained.info["processes"] == 2
+    assert trained.log.examples.is_unique and trained.log.loss.iloc[-1] < trained.log.loss.dropna().iloc[0]
+    alone = tmp_path / "alone"
+    run([sys.executable, *TRAIN, *options[:-1], alone])
+    parameters = [torch.cat([p.flatten() for p in load_run(f).model.parameters()]) for f in (folder, alone)]
+    assert torch.nn.functional.cosine_similarity(*parameters, dim=0) > 0.99
+
+
+def test_a_batch_is_dealt_evenly():
+    rows = [Group(rank, 3).share(12) for rank in range(3)]
+    assert [i for part in rows for i in range(12)[part]] == list(range(12))
+    with pytest.raises(ValueError, match="batch 16 cannot be dealt evenly to 3 processes"):
+        Group(0, 3).share(16)
+
+
+def queue(folder, *names, **options):
+    return [jobs.Job.named(name, folder=folder, options=f"{SMALL} --examples 320", **options) for name in names]
+
+
+def test_the_queue_trains_all_and_does_nothing_twice(tmp_path):
+    trainings = queue(tmp_path, "eigenvectors-3x3:1", "inversion-2x2")
+    assert jobs.run_here(trainings, 2) == 0
+    assert all(job.done() for job in trainings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eigenvectors-3x3-seed1", "inversion-2x2"]
+    before = (trainings[0].run / "run.json").stat().st_mtime_ns
+    assert jobs.run_here(trainings, 2) == 0
+    assert (trainings[0].run / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_failure_does_not_stop_the_queue(tmp_path):
+    bad, good = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
+    bad.run.write_text("in the way")
+    assert jobs.run_here([bad, good], 1) == 1
+    assert good.done()
+
+
+@pytest.mark.slow
+def test_the_queue_can_be_stopped_and_started_again(tmp_path):
+    names = ["eigenvectors-3x3", "eigenvectors-3x3:1", "inversion-2x2"]
+    command = [sys.executable, "-m", "mathtransformer", "queue", *names, "--out", tmp_path]
+    command += ["--options", f"{SMALL} --examples 32000 --save-every 0.5"]
+    process = subprocess.Popen([*map(str, command)], env=ALONE)
+    wait_for(lambda: len(list(tmp_path.glob("*/checkpoint.safetensors"))) == 2)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    infos = [runs.read_info(folder) for folder in tmp_path.iterdir()]
+    assert len(infos) == 2 and not any(info["finished"] for info in infos)
+    run(command)
+    assert all(runs.read_info(folder)["steps"] == 2000 for folder in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_the_queue_through_submitit(tmp_path):
+    pytest.importorskip("submitit")
+    trainings = queue(tmp_path / "runs", "eigenvectors-3x3", "eigenvectors-3x3:1")
+    submitted = jobs.submit(trainings, tmp_path / "log", cluster="local", hours=0.1)
+    assert [job.result() for job in submitted] == [None, None]
+    assert all(job.done() for job in trainings)
+    assert jobs.submit(trainings, tmp_path / "log", cluster="local") == []
+
+
+def test_wrong_queues_are_refused(tmp_path):
+    for name, message in (("eigenvectors-3x4", "unknown preset"), ("inversion-2x2:one", "whole number")):
+        with pytest.raises(ValueError, match=message):
+            jobs.Job.named(name)
+    with pytest.raises(ValueError, match="cannot submit to slurm"):
+        jobs.submit(queue(tmp_path, "inversion-2x2"), tmp_path)
+
+
+def test_legs_share_the_budget_of_the_preset(tmp_path, monkeypatch):
+    config = LEGS["eigenvectors-5x5"]
+    hour = config.changed(minutes=60)
+    assert next_leg(config, tmp_path / "none", budget_given=False) == config
+    first = next_leg(hour, tmp_path / "none", budget_given=True)
+    assert (first.minutes, first.examples) == (60, config.examples)
+    info = {"examples": 1_000_000, "steps": 15_625, "finished": True}
+    monkeypatch.setattr(runs, "read_info", lambda folder: info)
+    (tmp_path / "run.json").write_text("{}")
+    assert next_leg(config, tmp_path, budget_given=False).examples == config.examples - 1_000_000
+    second = next_leg(hour, tmp_path, budget_given=True)
+    assert (second.minutes, second.examples) == (60, config.examples - 1_000_000)
+    info["examples"] = config.examples
+    assert next_leg(config, tmp_path, budget_given=False) is None
+    assert next_leg(hour, tmp_path, budget_given=True) == hour
