@@ -23,7 +23,8 @@ class TrainOptions:
     keeps the learning rate, then takes it to zero over the last `decay` of the budget; "cosine" goes to a tenth
     over all of it. clip: largest gradient norm. exact_targets: solve the matrix as rounded to its tokens
     (the paper solves it first, and rounds it after). canonical_sign: first component of each
-    target eigenvector positive.
+    target eigenvector positive. precision: "bfloat16" (automatic mixed precision), "float32", or "auto", which is
+    bfloat16 where it is fast. It costs accuracy: see LOG.md.
     """
 
     batch: int = 64
@@ -35,10 +36,13 @@ class TrainOptions:
     clip: float = 1.0
     exact_targets: bool = True
     canonical_sign: bool = True
+    precision: str = "auto"
 
     def __post_init__(self):
         if self.schedule not in ("linear", "cosine"):
             raise ValueError(f"schedule={self.schedule!r}: choose linear or cosine")
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise ValueError(f"precision={self.precision!r}: choose auto, bfloat16 or float32")
         if self.batch < 1 or not 0 < self.learning_rate < math.inf or not self.clip > 0 or self.warmup < 0:
             raise ValueError("batch must be at least 1, learning_rate and clip positive, warmup not negative")
         if not 0 < self.decay <= 1 or not 0 <= self.beta2 < 1:

@@ -36,9 +36,11 @@ EVALUATIONS = (0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, *np.arange(0.1, 1.0
 log = logging.getLogger("mathtransformer")
 
 
-def bfloat16_is_fast() -> bool:
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(check())
+    return device.type == "cuda" or bool(check())
 
 
 class Trainer:
@@ -56,7 +58,7 @@ class Trainer:
         self.step, self.seconds, self.losses, self.rows = 0, 0.0, [], []
         self.legs: list[dict] = []  # where each earlier leg ended, see `extend`
         self.saved: int | None = None  # the step of the latest checkpoint
-        self.bfloat16 = self.device.type == "cuda" or bfloat16_is_fast()
+        self.bfloat16 = uses_bfloat16(config.training.precision, self.device)
         self.compiled = compiled and shutil.which("g++") is not None
         self.plain = self.group.wrap(self.model)
         self.loss_function = torch.compile(self.plain) if self.compiled else self.plain
