@@ -6,6 +6,7 @@ STAMP := .venv/installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTE := $(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN --ExecutePreprocessor.record_timing=False
 
+FAULTS := tests/test_faults.py tests/test_processes.py tests/test_any_input.py tests/test_any_command.py
 LARGE := eigenvalues-5x5-semicircle eigenvalues-5x5-laplace eigenvectors-5x5
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ lint: $(STAMP)  ## ruff: style and format
 	$(BIN)/ruff format --check lib tests notebooks
 
 test-faults: $(STAMP)  ## the long tests: trainings killed at random, full disks, thousands of bad inputs, several processes
-	$(BIN)/python -m pytest tests -m slow
+	$(BIN)/python -m pytest -m '' $(FAULTS)
 
 train: $(STAMP)  ## train the small models of data/runs, two at a time, one thread each, resuming what was begun
 	$(BIN)/python -m mathtransformer queue

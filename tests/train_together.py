@@ -21,7 +21,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     group = Group.join("cpu")
     if not group.first:
-        runs.write_atomically = None  # the first process alone may write
+        runs.write_together = None  # the first process alone may write
     trainer = Trainer(PRESETS["eigenvectors-3x3"].changed(**TINY), folder, group=group, compiled=False)
     if (folder / "checkpoint.safetensors").exists():
         trainer.restore()

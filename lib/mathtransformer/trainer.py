@@ -148,8 +148,8 @@ class Trainer:
             tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in values.items()}
         state = {name: getattr(self, name) for name in ("step", "seconds", "losses", "rows", "legs")}
         runs.save_checkpoint(self.folder, tensors, {"config": self.config.to_json(), **state})
-        runs.write_log(self.folder, pd.DataFrame(self.rows))
         self.saved = self.step
+        runs.write_log(self.folder, pd.DataFrame(self.rows))
 
     def save_if_possible(self) -> None:
         """A full disk in mid-training is no reason to lose what is being learned: say so, and try again later."""
@@ -248,7 +248,7 @@ class Trainer:
         return int(received)
 
     def end(self) -> None:
-        if self.progress >= 1 or not self.rows:
+        if not self.rows or (self.progress >= 1 and self.rows[-1]["step"] != self.step):
             self.evaluate()
         try:
             self.save()

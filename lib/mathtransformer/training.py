@@ -78,8 +78,8 @@ def train(
             return 0
         if begun == "published" and not extend:
             raise runs.RunError(
-                f"{folder} was cut short and its checkpoint is not here: train another leg from its weights "
-                "with --extend, or anew with --force"
+                f"{folder} was cut short and its checkpoint.safetensors is not here: train another leg from its "
+                "weights with --extend, or anew with --force"
             )
         if threads:
             torch.set_num_threads(threads)
