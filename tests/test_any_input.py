@@ -231,7 +231,7 @@ def matrices(draw, size: int, symmetric: bool) -> np.ndarray:
     if draw(st.integers(0, 9)) == 0:
         return draw(numbers_of(any_shape))
     size = draw(st.sampled_from([*[size] * 9, 0, size + 1, 21]))
-    array = draw(numbers_of((draw(st.integers(0, 4)), size, size)))
+    array = draw(numbers_of(st.tuples(st.integers(0, 4), st.just(size), st.just(size))))
     if symmetric and draw(st.integers(0, 9)):
         array = np.where(np.tri(size, dtype=bool), array, array.transpose(0, 2, 1))
     return array
