@@ -26,10 +26,11 @@ if __name__ == "__main__":
     if (folder / "checkpoint.safetensors").exists():
         trainer.restore()
     first_examples = trainer.batches[trainer.step][0].tolist()
+    losses = list(trainer.losses)
     while trainer.step < steps:
-        trainer.train_step()
+        losses.append(trainer.train_step())
     group.wait()
     if group.first:
         trainer.save()
-    (folder / f"seen-{steps}-{group.rank}.json").write_text(json.dumps([first_examples, trainer.losses]))
+    (folder / f"seen-{steps}-{group.rank}.json").write_text(json.dumps([first_examples, losses]))
     group.leave()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 from .config import LEGS, PRESETS, Config, ModelOptions, TrainOptions, get_preset, run_name
-from .problems import ENTRIES, SPECTRA
+from .problems import ENTRIES, SPECTRA, whole_number
+from .processes import MAX_THREADS
 from .runs import RUNS, find, load_run, write_atomically
 
 
@@ -77,6 +79,7 @@ def add_queue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", default="", help="more options of train, in one string")
     parser.add_argument("--slurm", metavar="FOLDER", type=Path, help="submit to Slurm instead; output goes to FOLDER")
     parser.add_argument("--partition", help="Slurm's partition")
+    parser.add_argument("--gpus", type=int, help="GPUs of each on Slurm (default: none)")
     parser.add_argument("--hours", type=float, default=24, help="Slurm's time limit; then a job is queued again")
 
 
@@ -94,6 +97,26 @@ def configure(arguments: argparse.Namespace) -> Config:
     return get_preset(arguments.preset).changed(**given)
 
 
+def check_path(option: str, path: Path | None) -> None:
+    """ValueError for a path where nothing can be."""
+    try:
+        if path == Path():  # what an empty word becomes
+            raise ValueError("a name is needed")
+        if path is not None:
+            os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--{option}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def check_run(option: str, name: str) -> None:
+    try:
+        find(name or "''")
+    except ValueError as error:
+        raise ValueError(f"--{option}: {error}") from None
+
+
 def how(arguments: argparse.Namespace) -> dict:
     names = {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile}
     bar = getattr(arguments, "bar", None)
@@ -104,6 +127,8 @@ def run_training(arguments: argparse.Namespace) -> int:
     from .training import next_leg, train  # here, so that `list` and errors need not wait for the compiler's imports
 
     config = configure(arguments)
+    if arguments.start is not None:
+        check_run("start", arguments.start)
     folder = arguments.out or RUNS / run_name(config.name, config.seed)
     again = {"resume": arguments.resume, "extend": arguments.extend, "force": arguments.force}
     if config.name in LEGS and not arguments.force:
@@ -144,8 +169,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
     from .bench import bench
 
-    if arguments.threads < 1:
-        raise ValueError(f"threads must be at least 1, got {arguments.threads}")
+    whole_number("threads", arguments.threads, 1, MAX_THREADS)
+    if not 0 < arguments.seconds < math.inf:
+        raise ValueError(f"seconds must be positive and finite, got {arguments.seconds}")
     torch.set_num_threads(arguments.threads)
     table = bench(arguments.seconds)
     write_atomically(arguments.out, table.to_csv(index=False).encode())
@@ -155,7 +181,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
 def run_queue(arguments: argparse.Namespace) -> int:
     from . import jobs
 
-    for name in ("at_once", "threads", "leg", "hours"):
+    for name in ("threads", "gpus"):
+        whole_number(name, getattr(arguments, name) or 0, 0 if name == "gpus" else 1, MAX_THREADS)
+    for name in ("at_once", "leg", "hours"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name.replace('_', '-')} must be positive and finite, got {value}")
@@ -164,8 +192,9 @@ def run_queue(arguments: argparse.Namespace) -> int:
     queue = [jobs.Job.named(name, **settings, options=arguments.options) for name in names]
     if arguments.slurm is None:
         return jobs.run_here(queue, arguments.at_once)
-    partition = {"slurm_partition": arguments.partition} if arguments.partition else {}
-    for job in jobs.submit(queue, arguments.slurm, hours=arguments.hours, **partition):
+    wanted = {"slurm_partition": arguments.partition, "gpus_per_node": arguments.gpus}
+    wanted = {name: value for name, value in wanted.items() if value}
+    for job in jobs.submit(queue, arguments.slurm, hours=arguments.hours, **wanted):
         print(job.job_id)
     return 0
 
@@ -183,6 +212,8 @@ def main() -> int:
     commands = {"train": run_training, "predict": run_predictions, "track": run_track, "queue": run_queue}
     commands |= {"bench": run_bench, "list": run_listing}
     try:
+        for option in ("out", "slurm"):
+            check_path(option, getattr(arguments, option, None))
         return commands[arguments.command](arguments)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -43,8 +43,13 @@ class TrainOptions:
             raise ValueError(f"schedule={self.schedule!r}: choose linear or cosine")
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise ValueError(f"precision={self.precision!r}: choose auto, bfloat16 or float32")
-        if self.batch < 1 or not 0 < self.learning_rate < math.inf or not self.clip > 0 or self.warmup < 0:
-            raise ValueError("batch must be at least 1, learning_rate and clip positive, warmup not negative")
+        if (
+            not 1 <= self.batch <= 1_000_000
+            or not 0 < self.learning_rate < math.inf
+            or not self.clip > 0
+            or self.warmup < 0
+        ):
+            raise ValueError("batch must be from 1 to 1,000,000, learning_rate and clip positive, warmup not negative")
         if not 0 < self.decay <= 1 or not 0 <= self.beta2 < 1:
             raise ValueError("decay must be in (0, 1] and beta2 in [0, 1)")
 
@@ -184,7 +189,7 @@ def make_large_presets() -> dict[str, Config]:
             f"eigenvalues-{n}x{n}-{spectrum}", "eigenvalues", n, spectrum=spectrum, examples=examples,
             start=f"eigenvalues-3x3-{spectrum}",
         )
-        for n, examples in ((5, 1_000_000), (8, 20_000_000))
+        for n, examples in ((5, 10_000_000), (8, 20_000_000))
         for spectrum in ("semicircle", "laplace")
     ]  # fmt: skip
     presets += [

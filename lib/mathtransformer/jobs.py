@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .config import LEGS, PRESETS, REPEATED, get_preset, run_name
 from .processes import Signals
-from .runs import RUNS, read_info
+from .runs import RUNS, RunError, read_info
 
 log = logging.getLogger("mathtransformer")
 
@@ -57,14 +57,23 @@ class Job:
 
     def done(self) -> bool:
         """Whether the run is finished, and for a preset in legs has had all of its examples."""
-        if not (self.run / "run.json").exists():
+        try:
+            info = read_info(self.run)
+        except RunError:  # nothing there yet, or damaged, which the training itself will say
             return False
-        info = read_info(self.run)
-        return info["finished"] and (self.preset not in LEGS or info["examples"] >= LEGS[self.preset].examples)
+        return info["examples"] >= LEGS[self.preset].examples if self.preset in LEGS else info["finished"]
+
+    def state(self) -> bytes:
+        """What a turn changes, if it does anything."""
+        path = self.run / "run.json"
+        return path.read_bytes() if path.exists() else b""
 
     def __call__(self) -> None:
         while not self.done():
+            before = self.state()
             subprocess.run(self.command(), check=True)
+            if not self.done() and self.state() == before:
+                raise RuntimeError(f"{self.run} does not get on: {self.command()}")
 
     def checkpoint(self):
         """What submitit queues again when Slurm takes the node away."""
@@ -81,39 +90,46 @@ def default_names() -> list[str]:
 
 def run_here(jobs: list[Job], at_once: int) -> int:
     """Run all jobs on this machine, `at_once` at a time. Returns 0, 1 if any failed, or 128 + a signal's number."""
-    waiting, running, failed = deque(job for job in jobs if not job.done()), {}, []
+    waiting, running, failed = deque(job for job in jobs if not job.done()), {}, False
     with Signals() as signals:
-        while waiting or running:
-            while waiting and len(running) < at_once and not signals.received:
-                job = waiting.popleft()
-                running[subprocess.Popen(job.command())] = job
-            if signals.received:
-                waiting.clear()
-                for process in running:
-                    process.terminate()
-            for process in [process for process in running if process.poll() is not None]:
-                job = running.pop(process)
-                if process.returncode and not signals.received:
-                    failed.append(job)
-                    log.warning("%s failed with status %d", job.run.name, process.returncode)
-                elif not job.done() and not signals.received:
-                    waiting.append(job)
-            time.sleep(0.1)
-        return 128 + signals.received if signals.received else int(bool(failed))
+        try:
+            while (waiting and not signals.received) or running:
+                while waiting and len(running) < at_once and not signals.received:
+                    job = waiting.popleft()
+                    running[subprocess.Popen(job.command())] = (job, job.state())
+                for process in [process for process in running if process.poll() is not None]:
+                    job, before = running.pop(process)
+                    if process.returncode == 0 and not job.done() and job.state() != before:
+                        waiting.append(job)  # its next leg
+                    elif (process.returncode or not job.done()) and not signals.received:
+                        failed = True
+                        log.warning("%s failed with status %d", job.run.name, process.returncode)
+                if signals.received:
+                    stop(running)
+                time.sleep(0.1)
+        finally:
+            stop(running)
+        return 128 + signals.received if signals.received else int(failed)
+
+
+def stop(running) -> None:
+    for process in running:
+        process.terminate()
 
 
 def submit(jobs: list[Job], folder: Path, cluster: str = "slurm", hours: float = 24, **parameters) -> list:
-    """Submit every job that is not done, one node each; its output goes into `folder`. Returns submitit's jobs.
+    """Submit every job that is not done; its output goes into `folder`. Returns submitit's jobs.
 
+    A job that meets the time limit is queued again and goes on from its last checkpoint, at most a minute old.
     cluster: "slurm", or "local" for processes of this machine. parameters: submitit's, such as slurm_partition="gpu".
     Raises ValueError if submitit is not installed or there is no Slurm here.
     """
     try:
         import submitit
     except ImportError:
-        raise ValueError("submitit is not installed: pip install 'mathtransformer[cluster]'") from None
+        raise ValueError("submitit is not installed: pip install submitit") from None
     try:
-        executor = submitit.AutoExecutor(folder, cluster)
+        executor = submitit.AutoExecutor(folder, cluster, slurm_max_num_timeout=1000)
     except RuntimeError as error:
         raise ValueError(f"cannot submit to {cluster}: {error}") from None
     threads = max((job.threads for job in jobs), default=1)

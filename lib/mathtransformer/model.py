@@ -66,8 +66,9 @@ class ModelOptions:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        if min(self.width, self.heads, self.encoder_layers, self.decoder_layers) < 1:
-            raise ValueError("width, heads, encoder_layers and decoder_layers must be at least 1")
+        for name in ("width", "heads", "encoder_layers", "decoder_layers"):
+            if not 1 <= getattr(self, name) <= 10_000:
+                raise ValueError(f"{name} must be from 1 to 10,000, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.output == "P1000" and self.positions == "row-column":

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+MAX_THREADS = 4096  # more is a slip
 
 
 class Signals:
@@ -45,8 +48,13 @@ class Group:
         if device == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), device)
+        store, rank, size = next(dist.rendezvous("env://"))
+        # torchrun may keep one store over all restarts: without a prefix the addresses of dead processes stand in it.
+        store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(
+            "nccl" if device.startswith("cuda") else "gloo", store=store, rank=rank, world_size=size
+        )
+        return cls(rank, size, device)
 
     @property
     def first(self) -> bool:
@@ -57,6 +65,11 @@ class Group:
         """Whether torchrun started these processes anew because one of them had died."""
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
+    @staticmethod
+    def launch() -> str:
+        """What tells this start of torchrun from another: it stays the same when torchrun replaces its processes."""
+        return f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID')}"
+
     def share(self, batch: int) -> slice:
         """The rows of every batch that this process trains on. Raises ValueError if they cannot be dealt evenly."""
         if batch % self.size:
@@ -66,7 +79,9 @@ class Group:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over the group."""
-        return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
+        if self.size == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)  # buffers are constant here
 
     def largest(self, *numbers: float) -> list[float]:
         return self.reduce(numbers, dist.ReduceOp.MAX)

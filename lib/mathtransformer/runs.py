@@ -110,21 +110,21 @@ def check_same(folder: Path, old: dict, config: Config) -> None:
         raise RunError(f"{folder} was begun with other options ({'; '.join(changes)}): choose another --out")
 
 
-def prepare(folder: Path, resume: bool, force: bool) -> None:
+def prepare(folder: Path, may_exist: bool) -> None:
     """Make the run's folder ready, or raise RunError before any work is done."""
-    used = [name for name in RUN_FILES if (folder / name).exists()]
-    if used and not (resume or force):
+    if not may_exist and any(os.path.exists(folder / name) for name in RUN_FILES):
         raise RunError(f"{folder} exists: continue it with --resume, or train it anew with --force")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "writable", b"")
-        (folder / "writable").unlink()
+        (folder / "writable").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
-    if force:
-        with lock(folder):
-            for name in RUN_FILES:
-                (folder / name).unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -161,6 +161,8 @@ def what_was_begun(folder: Path) -> str | None:
             raise RunError(f"{path} and run.json do not belong together: one is of another training")
         if info is None or not info["finished"] or state["step"] > info["steps"]:
             return "checkpoint"
+    elif info is None and (folder / "model.safetensors").exists():
+        raise RunError(f"{folder} has weights but no run.json: choose another --out, or train anew with --force")
     return None if info is None else "finished" if info["finished"] else "published"
 
 

@@ -60,12 +60,13 @@ class Trainer:
         self.saved: int | None = None  # the step of the latest checkpoint
         self.bfloat16 = uses_bfloat16(config.training.precision, self.device)
         self.compiled = compiled and shutil.which("g++") is not None
-        self.plain = self.group.wrap(self.model)
-        self.loss_function = torch.compile(self.plain) if self.compiled else self.plain
+        self.uncompiled = self.group.wrap(self.model)
+        self.loss_function = torch.compile(self.uncompiled) if self.compiled else self.uncompiled
 
     @property
     def examples(self) -> int:
-        return self.step * self.config.training.batch
+        before = self.legs[-1]["examples"] if self.legs else 0
+        return before + self.since("steps") * self.config.training.batch
 
     def since(self, counter: str) -> float:
         """Steps, seconds or rows since this leg began."""
@@ -95,8 +96,10 @@ class Trainer:
         try:
             self.loss(self.step).backward()
         except Exception as error:  # the compiler's own errors have no common class
-            log.warning("torch.compile failed (%s): going on without it", str(error).splitlines()[0])
-            self.compiled, self.loss_function = False, self.plain
+            if self.group.size > 1:  # the others may have succeeded: all go on in the same way, or none
+                raise
+            log.warning("torch.compile failed (%.200r): going on without it", error)
+            self.compiled, self.loss_function = False, self.uncompiled
         self.optimizer.zero_grad()
 
     def train_step(self) -> float:
@@ -115,7 +118,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.losses.append(value)
+        if self.group.first:
+            self.losses.append(value)
         return value
 
     def describe(self) -> str:
@@ -176,7 +180,7 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
         self.step, self.seconds = state["step"], state["seconds"]
-        self.losses, self.rows, self.legs = state["losses"], state["rows"], state.get("legs", [])
+        self.losses, self.rows, self.legs = state["losses"], state["rows"], state["legs"]
         self.saved = self.step
 
     def extend(self, info: dict) -> None:
@@ -188,7 +192,7 @@ class Trainer:
                 raise runs.RunError(f"{self.folder} cannot be extended with another {name}: {old}, now {new}")
         self.model.load_state_dict(run.model.state_dict())
         self.step, self.seconds, self.rows = info["steps"], info["seconds"], run.log.to_dict("records")
-        end = {"steps": self.step, "seconds": self.seconds, "rows": len(self.rows), "config": info["config"]}
+        end = {name: info[name] for name in ("steps", "examples", "seconds", "config")} | {"rows": len(self.rows)}
         self.legs = [*info.get("legs", []), end]
 
     def start_from(self, name: str) -> None:

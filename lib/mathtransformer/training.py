@@ -11,10 +11,12 @@ import torch
 
 from . import runs
 from .config import LEGS, Config
-from .processes import Group
+from .problems import whole_number
+from .processes import MAX_THREADS, Group
 from .trainer import Trainer
 
 log = logging.getLogger("mathtransformer")
+NOTE = ".torchrun"  # in the run's folder while several processes train into it
 
 
 def next_leg(config: Config, folder: Path, budget_given: bool) -> Config | None:
@@ -26,6 +28,7 @@ def next_leg(config: Config, folder: Path, budget_given: bool) -> Config | None:
     begun = runs.what_was_begun(folder) if folder.is_dir() else None
     if begun == "checkpoint":
         old = Config.from_json(runs.load_checkpoint(folder)[1]["config"])
+        log.info("%s: ending the leg that was begun, with its own budget", folder.name)
         return config.changed(examples=old.examples, minutes=old.minutes)
     left = LEGS[config.name].examples - (runs.read_info(folder)["examples"] if begun else 0)
     if budget_given and (config.examples or left <= 0):
@@ -40,6 +43,38 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
     return device
+
+
+def steps_before(folder: Path, group: Group) -> int | None:
+    """Steps of the run when torchrun first started this training; None unless it is now starting it again.
+
+    torchrun also starts again what was refused, and that must be refused again: so its own count is not enough.
+    """
+    note = folder / NOTE
+    if not group.restarted() or not note.exists():
+        return None
+    launch, _, steps = note.read_text().rpartition(" ")
+    return int(steps) if launch == group.launch() else None
+
+
+def begin(trainer: Trainer, begun: str | None, fresh: bool, force: bool) -> None:
+    """Take up what was begun. fresh: no second start by torchrun. force: remove the old run, now that all is well."""
+    folder, group = trainer.folder, trainer.group
+    if begun == "checkpoint":
+        trainer.restore()
+    elif begun:
+        trainer.extend(runs.read_info(folder))
+    elif trainer.config.start:
+        trainer.start_from(trainer.config.start)
+    step = trainer.step
+    if group.largest(step, -step) != [step, -step]:
+        raise runs.RunError(f"the processes do not all see {folder}: it must be on a disk that they share")
+    if group.first:
+        if force and fresh:
+            runs.clear(folder)
+        if group.size > 1 and fresh:
+            runs.write_atomically(folder / NOTE, f"{group.launch()} {step}".encode())
+        log.info("%s: %s", folder.name, trainer.describe())
 
 
 def train(
@@ -61,22 +96,23 @@ def train(
     leg with the budget of `config`. force: train anew, over what is there. save_every: seconds between checkpoints.
     """
     folder = Path(folder)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    if threads is not None:
+        whole_number("threads", threads, 1, MAX_THREADS)
     if not save_every > 0:
         raise ValueError(f"save_every must be positive, got {save_every}")
     group = Group.join(choose_device(device))
-    resume, force = resume or group.restarted(), force and not group.restarted()
+    before = steps_before(folder, group) if group.first else None
     if group.first:
-        runs.prepare(folder, resume or extend, force)
+        runs.prepare(folder, resume or extend or force or before is not None)
     with runs.lock(folder) if group.first else nullcontext():
-        group.wait()
-        begun = runs.what_was_begun(folder)
-        if begun == "finished" and not extend:
-            runs.check_same(folder, runs.read_info(folder)["config"], config)
+        again, before = group.largest(before is not None, before or 0)
+        begun = runs.what_was_begun(folder) if again or not force else None
+        if begun == "finished" and (not extend or (again and runs.read_info(folder)["steps"] > before)):
+            if not extend:
+                runs.check_same(folder, runs.read_info(folder)["config"], config)
             log.info("%s is finished: nothing to do (--extend trains another leg)", folder)
             return 0
-        if begun == "published" and not extend:
+        if begun == "published" and not (extend or again):
             raise runs.RunError(
                 f"{folder} was cut short and its checkpoint.safetensors is not here: train another leg from its "
                 "weights with --extend, or anew with --force"
@@ -84,14 +120,9 @@ def train(
         if threads:
             torch.set_num_threads(threads)
         trainer = Trainer(config, folder, group=group, compiled=compiled)
-        if begun == "checkpoint":
-            trainer.restore()
-        elif begun:
-            trainer.extend(runs.read_info(folder))
-        elif config.start:
-            trainer.start_from(config.start)
-        if group.first:
-            log.info("%s: %s", folder.name, trainer.describe())
+        begin(trainer, begun, fresh=not again, force=force)
         status = trainer.run(save_every, show)
+        if group.first and not status:
+            (folder / NOTE).unlink(missing_ok=True)
         group.leave()
         return status
