@@ -86,9 +86,8 @@ NO_ROWS = [None, 3, "N314e7", "+", {"N314e7"}, {"N0e0": 1}, b"+", np.array(3), t
 
 def meaning(name: str, tokens: list) -> float:
     """What a sequence of tokens means by the definition of its encoding: NaN if it is none of its writings."""
-    if not all(isinstance(token, str) and " " not in token for token in tokens):
-        return math.nan
-    text = " ".join(tokens)
+    words = all(isinstance(token, str) and " " not in token for token in tokens)
+    text = " ".join(tokens) if words else ""
     if not re.fullmatch(WRITTEN[name], text):
         return math.nan
     if name == "FP15":
@@ -152,22 +151,22 @@ def test_any_ids(name, seed):
     """Ids that no encoder writes are NaN; those of a number are written again as they were."""
     code, k = encoding(name), encoding(name).tokens_per_number
     ids = spoiled_ids(name, seed)
-    ids = ids.astype(ID_TYPES[seed % len(ID_TYPES)]).reshape([(-1, k), (2, 3, k)][seed % 2])
-    decoded = code.decode([ids, ids.tolist(), torch.from_numpy(ids.astype(np.int64))][seed % 3])
+    ids = ids.astype(ID_TYPES[seed % 6]).reshape([(-1, k), (2, 3, k)][seed // 6 % 2])
+    decoded = code.decode([ids, ids.tolist(), torch.from_numpy(ids.astype(np.int64))][seed // 12 % 3])
     assert decoded.dtype == np.float64 and decoded.shape == ids.shape[:-1]
     for row, number in zip(ids.reshape(-1, k).tolist(), decoded.ravel().tolist(), strict=True):
         tokens = [code.vocabulary[i] if 0 <= i < len(code.vocabulary) else None for i in row]
         tokens = tokens[:-2] if tokens[-2:] == ["<pad>", "<pad>"] else tokens
         assert same_number(number, meaning(name, tokens))
         assert math.isnan(number) or code.encode(number).tolist() == row
-    refused("integer ids expected", code.decode, np.zeros(ids.shape, NO_IDS[seed % len(NO_IDS)]))
+    refused("integer ids expected", code.decode, np.zeros(ids.shape, NO_IDS[seed % 8]))
     refused(f"end with an axis of {k}", code.decode, ids[..., None, : k - 1])
 
 
 WRONG = {  # for each argument of `sample`, what it refuses
     "unknown task": [None, 3, "eigenvalue", "Inversion", "", [], np.array(["inversion"]), b"inversion"],
     "size": [0, -1, 21, 10**30, 2.0, "3", None, True, math.nan, [3], np.array([3]), torch.tensor(3.0)],
-    "the number of examples": [-1, 10**9, 10**30, 1.5, None, "5", False, math.inf, np.ones(2, int), [1]],
+    "the number of examples": [-1, 10**12, 10**30, 1.5, None, "5", False, math.inf, np.ones(2, int), [1]],
     "rng must be": [None, 0, "rng", np.random.RandomState(0), np.random.default_rng, torch.Generator()],
     "unknown spectrum": [None, "laplas", 0, ["laplace"], "", "LAPLACE"],
     "unknown entries": [None, "gaussian", 1, ("normal",), ""],
@@ -263,14 +262,17 @@ def objections(run, array: np.ndarray) -> list[str]:
     return found
 
 
+NO_BATCHES = [0, -1, 1.5, None, "7", True, math.inf, [1], np.zeros(2, int), torch.tensor(0.5), -(10**30)]
+
+
 def same(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(N,) whether two predictions are the same, NaN included."""
     equal = (first == second) | (np.isnan(first) & np.isnan(second))
     return equal.all(tuple(range(1, equal.ndim)))
 
 
-@for_any(60, 2500, name=st.sampled_from(RUNS), data=st.data(), way=ways, batch=st.integers(1, 3))
-def test_predicting(name, data, way, batch):
+@for_any(60, 2500, name=st.sampled_from(RUNS), data=st.data(), way=ways)
+def test_predicting(name, data, way):
     run = tiny_run(name)
     array = data.draw(matrices(run.config.size, run.config.task != "inversion"))
     value = come(way, array)
@@ -285,16 +287,9 @@ def test_predicting(name, data, way, batch):
     assert answer.shape == (len(expected), *TASKS[run.config.task].target_shape(run.config.size))
     assert same(answer, run.predict(expected)).all()
     # In batches of other sizes, sums may differ in the last bit, and so may an answer that is nearly a tie.
-    assert (~same(answer, run.predict(value, batch))).sum() <= 1
+    assert (~same(answer, run.predict(value, data.draw(st.integers(1, 3))))).sum() <= 1
+    refused("batch must be", run.predict, value, data.draw(st.sampled_from(NO_BATCHES)))
     np.testing.assert_array_equal(plain(value), expected)  # untouched
-
-
-NO_BATCHES = [0, -1, 1.5, None, "7", True, math.inf, [1], np.zeros(2, int), torch.tensor(0.5), -(10**30)]
-
-
-@for_any(10, 20, batch=st.sampled_from(NO_BATCHES))
-def test_batches_that_are_none(batch):
-    refused("batch must be", tiny_run("inversion-2x2").predict, np.ones((3, 2, 2)), batch)
 
 
 ODD_NAMES = ["", ".", "/", "~", "x" * 300, "x" * 9000, "a\0b", "a/\0", "a/" * 3000, "\ud800", "a\nb", "README.md/x"]

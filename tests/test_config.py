@@ -36,7 +36,7 @@ def test_any_task_size_spectrum_and_recipe_is_a_preset():
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("eigenvalues-7x7-laplac", "did you mean eigenvalues-3x3-laplace"),
+        ("eigenvalues-7x7-laplac", "did you mean eigenvalues-8x8-laplace"),
         ("eigenvalues-7x5", "unknown preset"),
         ("eigenvectors-21x21", "size must be from 1 to 20"),
         ("inversion-3x3-laplace", "inversion has no spectrum"),

@@ -163,7 +163,7 @@ def test_target_shapes():
     [
         ({"width": 100, "heads": 3}, "multiple"),
         ({"embedding": "tokens"}, "choose one of"),
-        ({"encoder_layers": 0}, "at least 1"),
+        ({"encoder_layers": 0}, "encoder_layers must be from 1"),
         ({"output": "P1000"}, "positions='sequence'"),
     ],
 )

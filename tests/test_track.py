@@ -10,8 +10,8 @@ TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16}
 
 
 def test_a_lever_is_what_differs_from_the_recipe():
-    assert track.lever(get_preset("eigenvalues-5x5-laplace")) == ""
-    config = get_preset("eigenvalues-5x5-laplace").changed(beta2=0.9, width=64, start="eigenvectors-3x3")
+    assert track.lever(get_preset("eigenvalues-4x4-laplace")) == ""
+    config = get_preset("eigenvalues-4x4-laplace").changed(beta2=0.9, width=64, start="eigenvectors-3x3")
     assert track.lever(config) == "width=64 beta2=0.9 start=eigenvectors-3x3"
     assert track.lever(PRESETS["eigenvectors-3x3-paper"]) == ""
 
