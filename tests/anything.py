@@ -50,9 +50,11 @@ def random_numbers(shape: tuple[int, ...], seed: int) -> np.ndarray:
     numbers = rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(low, high, shape)
     ties = np.minimum(rng.integers(100, 1100, shape), 999) + rng.choice([0.5, 0.0, 0.4999], shape)
     numbers = np.where(rng.random(shape) < 0.2, ties * 10.0 ** rng.integers(-6, 6, shape), numbers)
-    rare = rng.random(shape) < rng.choice([0, 0.3])
-    extremes = [*TINY, *LIMITS, *EXTREMES] if rng.random() < 0.5 else TINY
-    return np.where(rare, rng.choice(extremes, shape), numbers)
+    rare = rng.choice([*TINY, *TINY, *TINY, *LIMITS] if rng.random() < 0.5 else TINY, shape)
+    numbers = np.where(rng.random(shape) < rng.choice([0, 0.3]), rare, numbers)
+    if numbers.size and rng.random() < 0.2:
+        numbers.flat[rng.integers(numbers.size)] = rng.choice(EXTREMES)
+    return numbers
 
 
 seeds = st.integers(0, 2**62)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 from mathtransformer import encoding, load_run, sample, trainer, training
-from mathtransformer.config import get_preset
+from mathtransformer.config import PRESETS, get_preset
 from mathtransformer.encodings import ENCODINGS
 from mathtransformer.problems import ENTRIES, SPECTRA, TASKS
 
@@ -86,8 +86,7 @@ NO_ROWS = [None, 3, "N314e7", "+", {"N314e7"}, {"N0e0": 1}, b"+", np.array(3), t
 
 def meaning(name: str, tokens: list) -> float:
     """What a sequence of tokens means by the definition of its encoding: NaN if it is none of its writings."""
-    words = all(isinstance(token, str) and " " not in token for token in tokens)
-    text = " ".join(tokens) if words else ""
+    text = " ".join(token if isinstance(token, str) and " " not in token else "?" for token in tokens)
     if not re.fullmatch(WRITTEN[name], text):
         return math.nan
     if name == "FP15":
@@ -116,17 +115,13 @@ def spoiled_tokens(name: str, seed: int) -> list[list]:
     return rows
 
 
-def same_number(x: float, y: float) -> bool:
-    return math.isclose(x, y, rel_tol=1e-15) or (math.isnan(x) and math.isnan(y))
-
-
 @for_any(60, 1500, name=names, seed=seeds, not_a_row=st.sampled_from(NO_ROWS))
 def test_any_tokens(name, seed, not_a_row):
     """Tokens that no encoder writes are NaN; those of a number are written again as they were."""
     rows = spoiled_tokens(name, seed)
     decoded = encoding(name).values(rows)
     for tokens, number in zip(rows, decoded.tolist(), strict=True):
-        assert same_number(number, meaning(name, tokens))
+        np.testing.assert_allclose(number, meaning(name, tokens), rtol=1e-15)
         assert math.isnan(number) or encoding(name).tokens(number) == [tokens]
     refused("list of tokens expected", encoding(name).values, [*rows, not_a_row])
     refused("list of token", encoding(name).values, not_a_row)
@@ -152,12 +147,14 @@ def test_any_ids(name, seed):
     code, k = encoding(name), encoding(name).tokens_per_number
     ids = spoiled_ids(name, seed)
     ids = ids.astype(ID_TYPES[seed % 6]).reshape([(-1, k), (2, 3, k)][seed // 6 % 2])
-    decoded = code.decode([ids, ids.tolist(), torch.from_numpy(ids.astype(np.int64))][seed // 12 % 3])
+    signed = ids.astype(np.int64)
+    other = [signed.tolist(), torch.from_numpy(signed), ids][seed // 12 % 3]
+    decoded = code.decode(ids if ids.dtype == np.uint64 else other)
     assert decoded.dtype == np.float64 and decoded.shape == ids.shape[:-1]
     for row, number in zip(ids.reshape(-1, k).tolist(), decoded.ravel().tolist(), strict=True):
         tokens = [code.vocabulary[i] if 0 <= i < len(code.vocabulary) else None for i in row]
         tokens = tokens[:-2] if tokens[-2:] == ["<pad>", "<pad>"] else tokens
-        assert same_number(number, meaning(name, tokens))
+        np.testing.assert_allclose(number, meaning(name, tokens), rtol=1e-15)
         assert math.isnan(number) or code.encode(number).tolist() == row
     refused("integer ids expected", code.decode, np.zeros(ids.shape, NO_IDS[seed % 8]))
     refused(f"end with an axis of {k}", code.decode, ids[..., None, : k - 1])
@@ -197,18 +194,17 @@ def test_sampling(arguments):
     if task == "inversion":
         solved = np.abs(inputs @ targets - np.eye(size)) / scale / np.linalg.norm(targets, axis=(1, 2))[:, None, None]
         assert (solved < 1e-13).all()
-        return
-    assert (inputs == inputs.transpose(0, 2, 1)).all()
-    values = targets if task == "eigenvalues" else targets[:, 0]
-    assert (np.diff(values) * (-1 if task == "eigenvalues" else 1) >= 0).all()
-    if task == "eigenvalues":  # M - lambda I is singular, and no eigenvalue is missing
-        shifted = inputs[:, None] - values[..., None, None] * np.eye(size)
+    elif task == "eigenvalues":  # M - lambda I is singular, and no eigenvalue is missing
+        shifted = inputs[:, None] - targets[..., None, None] * np.eye(size)
         assert (np.linalg.svd(shifted, compute_uv=False)[..., -1] < 1e-12 * scale[..., 0]).all()
-        assert (np.abs(np.trace(inputs, axis1=1, axis2=2) - values.sum(1)) <= 1e-12 * scale[:, 0, 0]).all()
+        assert (np.abs(np.trace(inputs, axis1=1, axis2=2) - targets.sum(1)) <= 1e-12 * scale[:, 0, 0]).all()
+        assert (np.diff(targets) <= 0).all()
     else:
-        vectors = targets[:, 1:]
+        values, vectors = targets[:, 0], targets[:, 1:]
         assert (np.abs(inputs @ vectors - vectors * values[:, None]) < 1e-12 * scale).all()
         assert (np.abs(vectors.transpose(0, 2, 1) @ vectors - np.eye(size)) < 1e-12).all()
+        assert (np.diff(values) >= 0).all()
+    assert task == "inversion" or (inputs == inputs.transpose(0, 2, 1)).all()
 
 
 RUNS = ["eigenvectors-3x3", "eigenvalues-2x2-laplace", "inversion-2x2", "inversion-3x3-paper", "eigenvectors-2x2-paper"]
@@ -235,11 +231,11 @@ def tiny_run(name: str):
 @st.composite
 def matrices(draw, size: int, symmetric: bool) -> np.ndarray:
     """Mostly fit for a run, else of another shape, another size, or not symmetric."""
-    if draw(st.integers(0, 9)) == 0:
+    if draw(st.integers(0, 19)) == 19:
         return draw(numbers_of(any_shape))
-    size = draw(st.sampled_from([*[size] * 9, 0, size + 1, 21]))
-    array = draw(numbers_of(st.tuples(st.integers(0, 4), st.just(size), st.just(size))))
-    if symmetric and draw(st.integers(0, 9)):
+    size = draw(st.sampled_from([*[size] * 17, 0, size + 1, 21]))
+    array = draw(numbers_of(st.tuples(st.sampled_from([2, 1, 3, 4, 0]), st.just(size), st.just(size))))
+    if symmetric and draw(st.integers(0, 9)) < 9:
         array = np.where(np.tri(size, dtype=bool), array, array.transpose(0, 2, 1))
     return array
 
@@ -296,6 +292,9 @@ ODD_NAMES = ["", ".", "/", "~", "x" * 300, "x" * 9000, "a\0b", "a/\0", "a/" * 30
 ODD_NAMES += [None, 3, 1.5, b"x", [], ["eigenvectors-3x3"], {}, np.array(["x"]), Path("x" * 300), Path("none/such")]
 
 
-@for_any(40, 500, name=st.one_of(st.sampled_from(ODD_NAMES), st.text(), st.binary(), st.text("./-x3\0 ")))
+any_text = st.text().filter(lambda text: text not in PRESETS)  # hypothesis also draws the names in this file
+
+
+@for_any(40, 500, name=st.one_of(st.sampled_from(ODD_NAMES), any_text, st.binary(), st.text("./-x3\0 ")))
 def test_names_that_are_no_run(name):
     refused("unknown run|is not a folder|this is not a run|str", load_run, name)

@@ -101,6 +101,34 @@ def test_a_killed_worker_is_replaced(tmp_path, rank):
     assert torch.nn.functional.cosine_similarity(*parameters, dim=0) > 0.99
 
 
+@pytest.mark.slow
+def test_what_is_refused_stays_refused(tmp_path):
+    """torchrun starts a refused training again, too: that must neither resume nor replace the run."""
+    run([sys.executable, *TRAIN, "--examples", "320", "--out", tmp_path / "run"])
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    command = [*TORCHRUN, "--max-restarts=1", *TRAIN, "--examples", "640", "--out", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, env=ALONE)
+    assert result.returncode != 0
+    assert result.stderr.count("exists: continue it with --resume") == 2
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_compiled_and_told_to_stop(tmp_path):
+    """torch.compile and DistributedDataParallel together; torchrun passes SIGTERM on, and what was learned is saved."""
+    train = [word for word in TRAIN if word != "--no-compile"]
+    command = [*TORCHRUN, *train, "--minutes", "10", "--save-every", "0.5", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ALONE)
+    try:
+        wait_for((tmp_path / "run" / "checkpoint.safetensors").exists, 240)
+        process.terminate()
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    info = load_run(tmp_path / "run").info
+    assert info["compiled"] and info["processes"] == 2 and info["steps"] > 0 and not info["finished"]
+
+
 def test_a_batch_is_dealt_evenly():
     rows = [Group(rank, 3).share(12) for rank in range(3)]
     assert [i for part in rows for i in range(12)[part]] == list(range(12))
@@ -127,6 +155,14 @@ def test_a_failure_does_not_stop_the_queue(tmp_path):
     bad.run.write_text("in the way")
     assert jobs.run_here([bad, good], 1) == 1
     assert good.done()
+
+
+def test_a_damaged_run_does_not_stop_the_queue(tmp_path):
+    bad, good = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
+    bad.run.mkdir()
+    (bad.run / "run.json").write_text("{")
+    assert jobs.run_here([bad, good], 2) == 1
+    assert good.done() and (bad.run / "run.json").read_text() == "{"
 
 
 @pytest.mark.slow

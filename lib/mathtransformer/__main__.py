@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import math
 import os
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -93,6 +96,8 @@ def configure(arguments: argparse.Namespace) -> Config:
         *(f.name for f in fields(ModelOptions)),
         *(f.name for f in fields(TrainOptions)),
     ]
+    if arguments.start is not None:
+        check_run("start", arguments.start)
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return get_preset(arguments.preset).changed(**given)
 
@@ -117,6 +122,16 @@ def check_run(option: str, name: str) -> None:
         raise ValueError(f"--{option}: {error}") from None
 
 
+def check_options(preset: str, options: str) -> None:
+    """ValueError if `train PRESET OPTIONS` would be refused."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            configure(parser().parse_args(["train", preset, *shlex.split(options)]))
+    except (SystemExit, ValueError) as error:
+        reason = error if isinstance(error, ValueError) else "`train` has no such option or value"
+        raise ValueError(f"--options {options!r:.80}: {reason}") from None
+
+
 def how(arguments: argparse.Namespace) -> dict:
     names = {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile}
     bar = getattr(arguments, "bar", None)
@@ -127,8 +142,6 @@ def run_training(arguments: argparse.Namespace) -> int:
     from .training import next_leg, train  # here, so that `list` and errors need not wait for the compiler's imports
 
     config = configure(arguments)
-    if arguments.start is not None:
-        check_run("start", arguments.start)
     folder = arguments.out or RUNS / run_name(config.name, config.seed)
     again = {"resume": arguments.resume, "extend": arguments.extend, "force": arguments.force}
     if config.name in LEGS and not arguments.force:
@@ -190,6 +203,8 @@ def run_queue(arguments: argparse.Namespace) -> int:
     settings = {"folder": arguments.out, "threads": arguments.threads, "leg": arguments.leg}
     names = arguments.name or jobs.default_names()
     queue = [jobs.Job.named(name, **settings, options=arguments.options) for name in names]
+    for job in queue:
+        check_options(job.preset, arguments.options)
     if arguments.slurm is None:
         return jobs.run_here(queue, arguments.at_once)
     wanted = {"slurm_partition": arguments.partition, "gpus_per_node": arguments.gpus}
