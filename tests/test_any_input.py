@@ -148,8 +148,7 @@ def test_any_ids(name, seed):
     ids = spoiled_ids(name, seed)
     ids = ids.astype(ID_TYPES[seed % 6]).reshape([(-1, k), (2, 3, k)][seed // 6 % 2])
     signed = ids.astype(np.int64)
-    other = [signed.tolist(), torch.from_numpy(signed), ids][seed // 12 % 3]
-    decoded = code.decode(ids if ids.dtype == np.uint64 else other)
+    decoded = code.decode([signed.tolist(), torch.from_numpy(signed), ids][seed // 12 % 3])
     assert decoded.dtype == np.float64 and decoded.shape == ids.shape[:-1]
     for row, number in zip(ids.reshape(-1, k).tolist(), decoded.ravel().tolist(), strict=True):
         tokens = [code.vocabulary[i] if 0 <= i < len(code.vocabulary) else None for i in row]
