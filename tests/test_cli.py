@@ -35,6 +35,8 @@ def command(*arguments):
         ([*TRAIN, "--minutes", "nan"], "budget"),
         ([*TRAIN, "--threads", "-1"], "threads"),
         (["bench", "--threads", "0"], "threads"),
+        (["queue", "--out", __file__], "--out: .* is no folder"),
+        (["queue", "--slurm", __file__], "--slurm: .* is no folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

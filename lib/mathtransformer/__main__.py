@@ -102,15 +102,19 @@ def configure(arguments: argparse.Namespace) -> Config:
     return get_preset(arguments.preset).changed(**given)
 
 
-def check_path(option: str, path: Path | None) -> None:
-    """ValueError for a path where nothing can be."""
+def check_path(option: str, path: Path | None, file: bool) -> None:
+    """ValueError for a path where no folder, or no file, can be made."""
     try:
+        if path is None:
+            return
         if path == Path():  # what an empty word becomes
             raise ValueError("a name is needed")
-        if path is not None:
-            os.lstat(path)
+        os.lstat(path)
+        if path.is_dir() == file:
+            raise ValueError(f"{path} is {'a folder' if file else 'no folder'}")
     except FileNotFoundError:
-        pass
+        if file and not path.parent.is_dir():
+            raise ValueError(f"--{option}: {path.parent} is no folder") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"--{option}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -228,7 +232,7 @@ def main() -> int:
     commands |= {"bench": run_bench, "list": run_listing}
     try:
         for option in ("out", "slurm"):
-            check_path(option, getattr(arguments, option, None))
+            check_path(option, getattr(arguments, option, None), file=arguments.command == "bench")
         return commands[arguments.command](arguments)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
