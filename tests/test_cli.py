@@ -31,6 +31,7 @@ def command(*arguments):
         ([*TRAIN, "--device", "gpu"], "invalid choice"),
         (["predict", "nothing"], "unknown run"),
         (["trian"], "invalid choice"),
+        (["list", "a\nb"], "unrecognized arguments: a b$"),
         ([*TRAIN, "--examples", "0"], "budget"),
         ([*TRAIN, "--minutes", "nan"], "budget"),
         ([*TRAIN, "--threads", "-1"], "threads"),

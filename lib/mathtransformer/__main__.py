@@ -46,8 +46,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """In one line, also where an argument has a line break in it."""
+        super().error(" ".join(message.splitlines()))
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m mathtransformer", description=__doc__)
+    top = Parser(prog="python -m mathtransformer", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train one preset into data/runs")
     add_training(train)
