@@ -131,7 +131,7 @@ def test_targets_of_rounded_singular_matrices():
     """Among 300,000 2x2 matrices a few are singular after rounding; none may stop a training."""
     batches = Batches(PRESETS["inversion-2x2"].changed(batch=2048), encoding("FP15"))
     for number in range(3):
-        inputs, targets = batches.draw(number)
+        _, targets, *_ = batches.draw(number)
         values = encoding("FP15").decode(targets.numpy())
         assert np.isfinite(values).all() and np.abs(values).max() < 1e8
 

@@ -32,17 +32,20 @@ class Batches:
         if config.training.exact_targets:
             exact = encoding("FP15").decode(read[..., None])
             inputs = np.where(task.solvable(exact)[:, None, None], exact, inputs)
-        targets = self.written.encode(self.solve(task, inputs))
-        return tuple(torch.from_numpy(part).unflatten(0, (BLOCK, -1)) for part in (read, targets))
+        parts = [read, self.written.encode(self.solve(task, inputs))]
+        if config.model.components:
+            parts.append(task.components(inputs).astype(np.float32))
+        return [torch.from_numpy(part).unflatten(0, (BLOCK, -1)) for part in parts]
 
     def solve(self, task: Task, inputs: np.ndarray) -> np.ndarray:
         if task.name == "eigenvectors":
             return task.solve(inputs, self.config.training.canonical_sign)
         return task.solve_richer(inputs) if self.config.model.cotrain else task.solve(inputs)
 
-    def __getitem__(self, step: int):
-        """(inputs (rows, n, n), targets (rows, *shape, k)), both int64 ids."""
+    def __getitem__(self, step: int) -> list[torch.Tensor]:
+        """Arguments of `Transformer.forward`: inputs (rows, n, n) and targets (rows, *shape, k), both int64 ids,
+        and with ModelOptions.components these (rows, n, n, n), in float32."""
         number, place = divmod(step, BLOCK)
         if number != self.number:
             self.block, self.number = self.draw(number), number
-        return self.block[0][place], self.block[1][place]
+        return [part[place] for part in self.block]

@@ -15,7 +15,11 @@ triangle       False: all entries are read                     True: a symmetric
                                                                upper triangle
 block          "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
                                                                blocks that start as the identity
-cotrain        False: the solution is written, no more         True: models of eigenvalues learn to write the
+components     0: the solution is all that is learned from     5: weight of a second loss, for the encoder to show
+                                                               at each entry of M what the solution is made of
+                                                               (`Task.components`), by one linear layer. It serves
+                                                               in training only: predictions do without
+cotrain        False: the solution is written, no more         False. True: models of eigenvalues learn to write the
                                                                eigenvectors after them (`Task.solve_richer`),
                                                                and are asked for the eigenvalues only
 decoding       "greedy": the likeliest token                   "median": of the distribution of each number
@@ -52,7 +56,8 @@ class ModelOptions:
     positions: str = "row-column"
     triangle: bool = True
     block: str = "pre-norm"
-    cotrain: bool = True
+    components: float = 5.0
+    cotrain: bool = False
     decoding: str = "median"
 
     def __post_init__(self):
@@ -69,6 +74,8 @@ class ModelOptions:
         for name in ("width", "heads", "encoder_layers", "decoder_layers"):
             if not 1 <= getattr(self, name) <= 10_000:
                 raise ValueError(f"{name} must be from 1 to 10,000, got {getattr(self, name)}")
+        if not 0 <= self.components < math.inf:
+            raise ValueError(f"components must be a weight, 0 or more, got {self.components}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.output == "P1000" and self.positions == "row-column":
@@ -100,6 +107,7 @@ class Transformer(nn.Module):
             self.head = NumberHead(width, options.decoding)
         else:  # P1000, then V1 to V21, start and end; the matrix also serves, transposed, as the output layer
             self.feed = nn.Embedding(len(self.written.vocabulary) + MAX_SIZE + 3, width)
+        self.components = nn.Linear(width, MAX_SIZE) if options.components else None
         if options.positions == "row-column":
             places = (MAX_SIZE, MAX_SIZE, MAX_SIZE + 1, MAX_SIZE)
         else:
@@ -120,13 +128,15 @@ class Transformer(nn.Module):
         table = self.places[first // 2]
         return table.weight[: len(rows)]
 
+    def entries(self, device) -> tuple[Tensor, ...]:
+        """Rows and columns of the entries of M that are read, in order."""
+        if self.triangle:
+            return torch.triu_indices(self.size, self.size, device=device).unbind(0)
+        return torch.cartesian_prod(*[torch.arange(self.size, device=device)] * 2).unbind(1)
+
     def encode(self, inputs: Tensor) -> Tensor:
         """(B, n, n) FP15 ids -> (B, L, width), L = n(n+1)/2 for a triangle, else n*n (+ 2 dimension tokens)."""
-        batch, n, _ = inputs.shape
-        if self.triangle:
-            rows, columns = torch.triu_indices(n, n, device=inputs.device)
-        else:
-            rows, columns = torch.cartesian_prod(torch.arange(n), torch.arange(n)).to(inputs.device).unbind(1)
+        n, (rows, columns) = inputs.shape[-1], self.entries(inputs.device)
         ids = inputs[:, rows, columns]
         if self.options.embedding == "token":
             dimension = self.read.num_embeddings - MAX_SIZE + n - 1
@@ -157,8 +167,17 @@ class Transformer(nn.Module):
     def first_vector(self) -> Tensor:
         return self.start if self.numbers else self.feed.weight[-2]
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss: mean cross-entropy in nats, of a number for output="number", of a token for output="P1000"."""
+    def components_loss(self, memory: Tensor, components: Tensor) -> Tensor:
+        """Mean squared error of the components (B, n, n, n) as read off the encoder's output at each entry of M."""
+        rows, columns = self.entries(memory.device)
+        shown = self.components(memory[:, -len(rows) :])[..., : self.size]
+        return (shown.float() - components[:, rows, columns]).square().mean()
+
+    def forward(self, inputs: Tensor, targets: Tensor, components: Tensor | None = None) -> Tensor:
+        """The loss: mean cross-entropy in nats, of a number for output="number", of a token for output="P1000".
+
+        With `components`, ModelOptions.components times their squared error is added.
+        """
         memory, sequence = self.encode(inputs), self.sequence(targets)
         first = self.first_vector().expand(len(sequence), 1, -1)
         x = torch.cat([first, self.feed(sequence[:, :-1])], dim=1) + self.written_places(inputs.device)
@@ -167,8 +186,12 @@ class Transformer(nn.Module):
             x = layer(x, memory, mask)
         x = self.norms[1](x)
         if self.numbers:
-            return self.head.loss(x, sequence)
-        return F.cross_entropy(F.linear(x, self.feed.weight).float().flatten(0, 1), sequence.flatten())
+            loss = self.head.loss(x, sequence)
+        else:
+            loss = F.cross_entropy(F.linear(x, self.feed.weight).float().flatten(0, 1), sequence.flatten())
+        if components is None:
+            return loss
+        return loss + self.options.components * self.components_loss(memory, components)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor) -> Tensor:

@@ -48,6 +48,16 @@ class Task(ABC):
         """
         return self.solve(inputs)
 
+    def components(self, inputs: np.ndarray) -> np.ndarray:
+        """(N, n, n) matrices -> (N, n, n, n) the parts that the solution is made of, the last index counting them.
+
+        Each part has one number for each entry of M: ModelOptions.components trains the encoder to show them there.
+        Here v_k v_k^T for the k-th eigenvalue, ascending, so that M = sum lambda_k v_k v_k^T. They have no sign to
+        choose, as v_k has. The factor n makes their entries of order one.
+        """
+        vectors = np.linalg.eigh(inputs)[1]
+        return inputs.shape[-1] * vectors[:, :, None] * vectors[:, None]
+
     def solvable(self, inputs: np.ndarray) -> np.ndarray:
         """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
         return np.ones(len(inputs), bool)
@@ -133,6 +143,11 @@ class Inversion(Task):
 
     def solve(self, inputs):
         return np.linalg.inv(inputs)
+
+    def components(self, inputs):
+        """u_k v_k^T for the k-th singular value, descending: M = sum s_k u_k v_k^T and M^-1 = sum v_k u_k^T / s_k."""
+        left, _, right = np.linalg.svd(inputs)
+        return inputs.shape[-1] * left[:, :, None] * right.transpose(0, 2, 1)[:, None]
 
     def solvable(self, inputs):
         """A determinant so large that the inverse, by Hadamard's bound on the cofactors, stays below 1e8.

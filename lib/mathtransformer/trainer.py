@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from . import runs
 from .batches import Batches
-from .config import Config
+from .config import Config, TrainOptions
 from .evaluation import judge, test_set
 from .metrics import within
 from .model import Transformer
+from .muon import Muon, layer_matrices
 from .processes import Group, Signals
 
 TEST_PROBLEMS = 1000
@@ -43,6 +44,14 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
     return device.type == "cuda" or bool(check())
 
 
+def make_optimizers(model: Transformer, training: TrainOptions) -> dict[str, torch.optim.Optimizer]:
+    matrices = layer_matrices(model) if training.optimizer == "muon" else []
+    rest = [weights for weights in model.parameters() if not any(weights is other for other in matrices)]
+    betas = (0.9, training.beta2)
+    adamw = torch.optim.AdamW(rest, lr=training.learning_rate, betas=betas, weight_decay=0.0, fused=True)
+    return {"adamw": adamw} | ({"muon": Muon(matrices, lr=training.learning_rate)} if matrices else {})
+
+
 class Trainer:
     """One training: model, optimizer, data and counters, and how they are saved and restored."""
 
@@ -51,8 +60,7 @@ class Trainer:
         self.config, self.folder, self.group = config, folder, group or Group()
         self.device = torch.device(self.group.device)
         self.model = Transformer(config.task, config.size, config.model).to(self.device)
-        betas = (0.9, config.training.beta2)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=betas, weight_decay=0.0, fused=True)
+        self.optimizers = make_optimizers(self.model, config.training)
         self.batches = Batches(config, self.model.written, self.group.share(config.training.batch))
         self.test = test_set(config, TEST_PROBLEMS)
         self.step, self.seconds, self.losses, self.rows = 0, 0.0, [], []
@@ -85,9 +93,9 @@ class Trainer:
         return self.config.training.rate(self.since("steps"), self.progress)
 
     def loss(self, step: int) -> torch.Tensor:
-        inputs, targets = (part.to(self.device) for part in self.batches[step])
+        batch = [part.to(self.device) for part in self.batches[step]]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.loss_function(inputs, targets)
+            return self.loss_function(*batch)
 
     def warm_up_compiler(self) -> None:
         """Compile on the first batch; where that fails, say so and go on without."""
@@ -100,12 +108,13 @@ class Trainer:
                 raise
             log.warning("torch.compile failed (%.200r): going on without it", error)
             self.compiled, self.loss_function = False, self.uncompiled
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
 
     def train_step(self) -> float:
         """One optimizer step. Raises FloatingPointError, leaving the weights untouched, if the loss is not finite."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate
         loss = self.loss(self.step)
         value = self.group.mean(loss.item())
         if not math.isfinite(value):
@@ -115,8 +124,9 @@ class Trainer:
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        self.model.zero_grad()
         self.step += 1
         if self.group.first:
             self.losses.append(value)
@@ -148,8 +158,9 @@ class Trainer:
 
     def save(self) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for i, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in values.items()}
+        for kind, optimizer in self.optimizers.items():
+            for i, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"{kind}.{i}.{name}": tensor for name, tensor in values.items()}
         state = {name: getattr(self, name) for name in ("step", "seconds", "losses", "rows", "legs")}
         runs.save_checkpoint(self.folder, tensors, {"config": self.config.to_json(), **state})
         self.saved = self.step
@@ -172,13 +183,13 @@ class Trainer:
         runs.check_same(self.folder, state["config"], self.config)
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(weights)
-        optimizer: dict = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, i, key = name.split(".")
-                optimizer.setdefault(int(i), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+        for kind, optimizer in self.optimizers.items():
+            values: dict = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"{kind}."):
+                    _, i, key = name.split(".")
+                    values.setdefault(int(i), {})[key] = tensor
+            optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
         self.step, self.seconds = state["step"], state["seconds"]
         self.losses, self.rows, self.legs = state["losses"], state["rows"], state["legs"]
         self.saved = self.step

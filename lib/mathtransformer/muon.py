@@ -1,0 +1,61 @@
+"""Muon: momentum whose matrices are made orthogonal before they are taken as steps (Jordan et al. 2024).
+
+torch.optim.Muon does the same, one matrix after the other and in bfloat16: on a processor without bfloat16 a step
+of a 5x5 model takes it 1.7 seconds, seventeen times as long as this one, and ten times as long as the gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Polynomial of the Newton-Schulz iteration, from Jordan et al.: it takes singular values between 0.01 and 1 to
+# between 0.7 and 1.2 in five iterations, which is orthogonal enough.
+A, B, C = 3.4445, -4.7750, 2.0315
+ITERATIONS = 5
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(..., m, n) -> (..., m, n) about U V^T, for matrices U diag(s) V^T."""
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonal(matrices.mT).mT
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = A * x + (B * gram + C * gram @ gram) @ x
+    return x
+
+
+def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weight matrices of the encoder's and the decoder's layers: those that Muon is for."""
+    named = model.named_parameters()
+    return [weights for name, weights in named if weights.ndim == 2 and name.startswith(("encoder.", "decoder."))]
+
+
+class Muon(torch.optim.Optimizer):
+    """Optimizer of matrices. The entries of each step have a root mean square of `lr`, about that of Adam's steps."""
+
+    def __init__(self, parameters, lr: float, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for weights in group["params"]:
+                shapes.setdefault(weights.shape, []).append(weights)
+            for (rows, columns), alike in shapes.items():
+                momenta = torch.stack([self.momentum(weights, group["momentum"]) for weights in alike])
+                # Queries, keys and values are three matrices in one.
+                height = columns if rows == 3 * columns else rows
+                steps = orthogonal(momenta.view(-1, height, columns)) * max(height, columns) ** 0.5
+                for weights, step in zip(alike, steps.view(-1, rows, columns), strict=True):
+                    weights.sub_(step, alpha=group["lr"])
+
+    def momentum(self, weights: nn.Parameter, momentum: float) -> Tensor:
+        """The gradient's running mean, with the gradient mixed in once more (Nesterov)."""
+        state = self.state[weights]
+        if "mean" not in state:
+            state["mean"] = torch.zeros_like(weights)
+        state["mean"].lerp_(weights.grad, 1 - momentum)
+        return weights.grad.lerp(state["mean"], momentum)
