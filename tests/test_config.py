@@ -2,7 +2,7 @@
 
 import pytest
 
-from mathtransformer.config import PRESETS, get_preset
+from mathtransformer.config import PRESETS, Config, get_preset
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from mathtransformer.config import PRESETS, get_preset
         {"seed": -1},
         {"seed": 2**63},
         {"decay": float("nan")},
+        {"optimizer": "sgd"},
     ],
     ids=str,
 )
@@ -45,6 +46,13 @@ def test_any_task_size_spectrum_and_recipe_is_a_preset():
 def test_other_names_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         get_preset(name)
+
+
+def test_runs_from_before_an_option_did_without_it():
+    values = PRESETS["eigenvectors-3x3"].to_json()
+    for part, option in (("model", "components"), ("model", "cotrain"), ("training", "optimizer")):
+        del values[part][option]
+    assert Config.from_json(values) == PRESETS["eigenvectors-3x3"] != get_preset("eigenvectors-5x5")
 
 
 def test_learning_rates():

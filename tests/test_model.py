@@ -154,6 +154,23 @@ def test_a_cotrained_model_is_asked_for_the_beginning_only(output):
     assert torch.isfinite(model(read, targets))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"triangle": False}, {"embedding": "token", "triangle": False}], ids=str)
+@pytest.mark.parametrize("task", ["eigenvectors", "inversion"])
+def test_components_are_compared_entry_by_entry(task, options):
+    model = tiny(task, 3, "fast", **options)
+    read, targets = batch(model, task, 3)
+    memory = model.encode(read)
+    shown = model.components(memory).double()[..., :3]
+    triangle = model.triangle
+    entries = [(i, j) for i in range(3) for j in range(i if triangle else 0, 3)]
+    first = memory.shape[1] - len(entries)  # token embeddings come with two dimension tokens
+    exact = torch.from_numpy(get_task(task).components(sample(task, 3, 5, np.random.default_rng(0))[0]))
+    errors = [(shown[:, first + place] - exact[:, i, j]) ** 2 for place, (i, j) in enumerate(entries)]
+    expected = model(read, targets) + model.options.components * torch.stack(errors).mean()
+    assert model(read, targets, exact.float()).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_target_shapes():
     assert [get_task(name).target_shape(4) for name in TASKS] == [(4,), (5, 4), (4, 4)]
 
@@ -162,6 +179,8 @@ def test_target_shapes():
     ("options", "message"),
     [
         ({"width": 100, "heads": 3}, "multiple"),
+        ({"components": -1.0}, "components must be a weight"),
+        ({"components": float("nan")}, "components must be a weight"),
         ({"embedding": "tokens"}, "choose one of"),
         ({"encoder_layers": 0}, "encoder_layers must be from 1"),
         ({"output": "P1000"}, "positions='sequence'"),

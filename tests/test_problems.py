@@ -28,6 +28,19 @@ def test_symmetric_and_solved(spectrum, size):
     np.testing.assert_allclose(descending, eigenvalues[:, ::-1], atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_components_are_what_matrices_and_inverses_are_made_of(size):
+    inputs, targets = sample("eigenvectors", size, 50, generator())
+    parts = get_task("eigenvectors").components(inputs) / size
+    np.testing.assert_allclose((parts * targets[:, 0, None, None]).sum(-1), inputs, atol=1e-9)
+    np.testing.assert_allclose(np.einsum("nijk,njlk->nilk", parts, parts), parts, atol=1e-9)  # projectors
+    inputs, inverses = sample("inversion", size, 50, generator())
+    parts = get_task("inversion").components(inputs) / size
+    singular_values = np.linalg.svd(inputs, compute_uv=False)[:, None, None]
+    np.testing.assert_allclose((parts * singular_values).sum(-1), inputs, atol=1e-9)
+    np.testing.assert_allclose((parts / singular_values).sum(-1).transpose(0, 2, 1), inverses, rtol=1e-6)
+
+
 # Moments of one eigenvalue over sigma: mean, mean square, mean fourth power; None where theory gives no short answer.
 MOMENTS = {
     "semicircle": (0, 1, None),

@@ -185,7 +185,8 @@ def make_presets() -> dict[str, Config]:
     presets = [
         preset("eigenvectors-3x3", "eigenvectors", 3, examples=1_200_000, beta2=0.98, **SOLUTIONS),
         preset("inversion-2x2", "inversion", 2, examples=4_000_000, beta2=0.98, **SOLUTIONS),
-        preset("inversion-3x3", "inversion", 3, examples=1_000_000),
+        preset("inversion-3x3", "inversion", 3, minutes=42),
+        preset("eigenvalues-5x5-plain", "eigenvalues", 5, examples=200_000, components=0.0),
         preset("eigenvectors-3x3-paper", "eigenvectors", 3, "paper", minutes=13),
         preset("eigenvectors-3x3-half", "eigenvectors", 3, examples=150_000, **SOLUTIONS),
     ]

@@ -49,14 +49,18 @@ class Task(ABC):
         return self.solve(inputs)
 
     def components(self, inputs: np.ndarray) -> np.ndarray:
-        """(N, n, n) matrices -> (N, n, n, n) the parts that the solution is made of, the last index counting them.
+        """(N, n, n) matrices -> (N, n, n, n) what M is the sum of, but for factors; the last index counts the terms.
 
-        Each part has one number for each entry of M: ModelOptions.components trains the encoder to show them there.
-        Here v_k v_k^T for the k-th eigenvalue, ascending, so that M = sum lambda_k v_k v_k^T. They have no sign to
-        choose, as v_k has. The factor n makes their entries of order one.
+        n v_k v_k^T for eigenvalues in ascending order, where M = sum lambda_k v_k v_k^T; if M is not symmetric,
+        n u_k v_k^T for singular values in descending order, where M = sum s_k u_k v_k^T and M^-1 = sum v_k u_k^T / s_k.
+        Unlike v_k they have no sign to choose; n makes their entries of order one. See ModelOptions.components.
         """
-        vectors = np.linalg.eigh(inputs)[1]
-        return inputs.shape[-1] * vectors[:, :, None] * vectors[:, None]
+        if self.symmetric:
+            left = right = np.linalg.eigh(inputs)[1]
+        else:
+            left, _, right = np.linalg.svd(inputs)
+            right = right.transpose(0, 2, 1)
+        return inputs.shape[-1] * left[:, :, None] * right[:, None]
 
     def solvable(self, inputs: np.ndarray) -> np.ndarray:
         """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
@@ -143,11 +147,6 @@ class Inversion(Task):
 
     def solve(self, inputs):
         return np.linalg.inv(inputs)
-
-    def components(self, inputs):
-        """u_k v_k^T for the k-th singular value, descending: M = sum s_k u_k v_k^T and M^-1 = sum v_k u_k^T / s_k."""
-        left, _, right = np.linalg.svd(inputs)
-        return inputs.shape[-1] * left[:, :, None] * right.transpose(0, 2, 1)[:, None]
 
     def solvable(self, inputs):
         """A determinant so large that the inverse, by Hadamard's bound on the cofactors, stays below 1e8.
