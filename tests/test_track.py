@@ -23,6 +23,11 @@ def test_a_row_is_a_training_judged(tmp_path, monkeypatch):
     assert row["lever"] == "width=16 heads=2 encoder_layers=1 batch=16" and row["examples"] == 6400
     assert 0 <= row["within_1%"] <= row["within_5%"] <= row["within_25%"] <= 1
     assert row["within_25%"] > 0.2  # the eigenvalue of a number is that number
+    legs = track.measure(config, 2, compiled=False, show=False, threads=1, device="cpu")
+    assert legs["lever"] == row["lever"] + " legs=2" and legs["examples"] == 6400
+    assert legs["loss"] != row["loss"] and legs["within_25%"] > 0.2
+    with pytest.raises(ValueError, match="legs must be from 1"):
+        track.measure(config, 0)
     for seed in range(3):
         track.add({**row, "seed": seed}, tmp_path / "track.csv")
     table = pd.read_csv(tmp_path / "track.csv")

@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add_queue(commands.add_parser("queue", help="train many, some at a time, here or on a Slurm cluster"))
     track = commands.add_parser("track", help="train, judge, and add a row to data/results/recipe_track.csv")
     add_training(track)
+    track.add_argument("--legs", type=int, default=1, help="train the budget in so many legs, each with its own decay")
     predict = commands.add_parser(
         "predict", help="solve fresh problems with the runs of data/runs, and store the answers"
     )
@@ -167,20 +168,21 @@ def run_training(arguments: argparse.Namespace) -> int:
 def run_track(arguments: argparse.Namespace) -> int:
     from . import track
 
-    row = track.measure(configure(arguments), **how(arguments))
+    row = track.measure(configure(arguments), arguments.legs, **how(arguments))
     track.add(row)
     print(" ".join(f"{name}={value}" for name, value in row.items()))
     return 0
 
 
 def run_predictions(arguments: argparse.Namespace) -> int:
-    """Eigenvalue runs are tested on every spectrum; seed 0 of the other tasks on 50,000 problems as in the paper."""
+    """Eigenvalue runs are tested on every spectrum; seed 0 of the other tasks, up to 3x3, on 50,000 problems as in
+    the paper. All others on 10,000."""
     from .predictions import is_current, predict
 
     for folder in [find(name) for name in arguments.run] or sorted(path.parent for path in RUNS.glob("*/run.json")):
         run = load_run(folder)
         eigenvalues = run.config.task == "eigenvalues"
-        n = 10_000 if eigenvalues or run.config.seed else 50_000
+        n = 10_000 if eigenvalues or run.config.seed or run.config.size > 3 else 50_000
         for spectrum in SPECTRA if eigenvalues else [run.config.spectrum]:
             if arguments.run or not is_current(folder, spectrum, n):
                 print(predict(run, n, spectrum), flush=True)

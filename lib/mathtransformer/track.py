@@ -7,6 +7,7 @@ and the unchanged recipe beside it on the same machine, before believing that th
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from .config import RECIPES, Config
 from .evaluation import judge, test_set
 from .metrics import within
+from .problems import whole_number
 from .runs import RUNS, load_run, lock, write_atomically
 from .training import train
 
@@ -33,14 +35,22 @@ def lever(config: Config) -> str:
     return " ".join(changes + ([f"start={config.start}"] if config.start else []))
 
 
-def measure(config: Config, **options) -> dict:
-    """Train and judge on fresh problems: one row of the track. `options` go to `training.train`."""
+def measure(config: Config, legs: int = 1, **options) -> dict:
+    """Train and judge on fresh problems: one row of the track. `options` go to `training.train`.
+
+    legs: how many trainings share the budget, each from the weights of the one before, with a new warm-up and decay.
+    """
+    whole_number("legs", legs, 1, 100)
+    minutes, examples = config.minutes, config.examples
+    leg = config.changed(minutes=minutes and minutes / legs, examples=examples and math.ceil(examples / legs))
     with tempfile.TemporaryDirectory() as folder:
-        if status := train(config, folder, **options):
-            raise KeyboardInterrupt(f"cut short with status {status}")
+        for _ in range(legs):
+            if status := train(leg, folder, extend=True, **options):
+                raise KeyboardInterrupt(f"cut short with status {status}")
         run = load_run(folder)
     table = within(judge(run.model, config.task, *test_set(config, PROBLEMS)), ["error"], TOLERANCES)
-    row = {"preset": config.name, "lever": lever(config), "seed": config.seed, "minutes": config.minutes}
+    levers = " ".join(filter(None, [lever(config), f"legs={legs}" if legs > 1 else ""]))
+    row = {"preset": config.name, "lever": levers, "seed": config.seed, "minutes": config.minutes}
     row |= {"examples": run.info["examples"], "seconds": run.info["seconds"], "threads": torch.get_num_threads()}
     row |= {"parameters": run.info["parameters"], "loss": run.info["last"]["loss"], "n": PROBLEMS}
     for share in table.itertuples():
