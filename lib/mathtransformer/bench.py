@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batches import Batches
-from .config import PRESETS, Config
+from .config import Config, get_preset
 from .encodings import encoding
 from .evaluation import answer, test_set
 from .model import Transformer
@@ -57,24 +57,24 @@ def generation(task: str, size: int, seconds: float) -> float:
 def flops(config: Config) -> float:
     """Floating-point operations of the matrix products of one training example, forward and backward."""
     model = Transformer(config.task, config.size, config.model)
-    inputs, targets = Batches(config.changed(batch=1), model.written)[0]
     with FlopCounterMode(display=False) as counter:
-        model(inputs, targets).backward()
+        model(*Batches(config.changed(batch=1), model.written)[0]).backward()
     return counter.get_total_flops()
 
 
-def training(task: str, size: int, seconds: float) -> dict[str, float]:
-    """Examples a second of the fast recipe, with everything that a training does, and GFLOP/s of its products."""
-    config = PRESETS["eigenvectors-3x3"].changed(task=task, size=size, minutes=1000)
+def training(task: str, size: int, seconds: float, compiled: bool = True) -> dict:
+    """Examples a second of the fast recipe, with all that a training does, and GFLOP/s of the model's products."""
+    config = get_preset("eigenvectors-5x5").changed(task=task, size=size, minutes=1000)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Path(folder))
+        trainer = Trainer(config, Path(folder), compiled=compiled)
         trainer.warm_up_compiler()
         batch = config.training.batch
         rate = per_second(lambda: (trainer.train_step(), batch)[1], seconds)
         trainer.model.eval()
         inputs, _ = test_set(config, 500)
         solved = per_second(lambda: len(answer(trainer.model, inputs)), seconds)
-    return {"examples": rate, "GFLOP": rate * flops(config) / 1e9, "predictions": solved}
+    precision = "bfloat16" if trainer.bfloat16 else "float32"
+    return {"examples": rate, "GFLOP": rate * flops(config) / 1e9, "predictions": solved, "precision": precision}
 
 
 def bench(seconds: float = 2.0) -> pd.DataFrame:
@@ -85,16 +85,17 @@ def bench(seconds: float = 2.0) -> pd.DataFrame:
         rows.append({"what": what, "task": task, "size": size, "value": float(f"{value:.4g}"), "unit": unit})
         print(f"{what:32} {task:13} {size!s:2} {value:12,.1f} {unit}", flush=True)
 
-    limit = ceiling(torch.bfloat16, seconds)
-    add("matrix product, bfloat16", limit, "GFLOP/s")
-    add("matrix product, float32", ceiling(torch.float32, seconds), "GFLOP/s")
+    limits = {name: ceiling(getattr(torch, name), seconds) for name in ("bfloat16", "float32")}
+    for name, limit in limits.items():
+        add(f"matrix product, {name}", limit, "GFLOP/s")
     for task in TASKS:
         for size in SIZES:
             add("generation and encoding", generation(task, size, seconds), "problems/s", task, size)
     for size in SIZES:  # one task: each costs half a minute of compilation the first time
         rates = training("eigenvectors", size, seconds)
         add("training, fast recipe", rates["examples"], "examples/s", "eigenvectors", size)
-        add("training, of the bfloat16 ceiling", 100 * rates["GFLOP"] / limit, "%", "eigenvectors", size)
+        share = 100 * rates["GFLOP"] / limits[rates["precision"]]
+        add(f"training, of the {rates['precision']} ceiling", share, "%", "eigenvectors", size)
         add("prediction", rates["predictions"], "problems/s", "eigenvectors", size)
     add("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, "MB")
     return pd.DataFrame(rows).assign(threads=torch.get_num_threads())
