@@ -8,7 +8,7 @@ from mathtransformer.config import get_preset
 
 
 def test_operations_against_a_count_by_hand():
-    """Two operations a weight and token forward, four backward; attention multiplies queries by keys and mixes values."""
+    """Two operations a weight and token forward, four backward; attention takes two products besides."""
     width, read, written = 128, 15, 30
     encoder = 4 * (12 * width**2 * read + 2 * read**2 * width)
     decoder = 14 * width**2 * written + 2 * width**2 * read + 2 * (written + read) * written * width
