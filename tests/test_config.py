@@ -52,7 +52,9 @@ def test_runs_from_before_an_option_did_without_it():
     values = PRESETS["eigenvectors-3x3"].to_json()
     for part, option in (("model", "components"), ("model", "cotrain"), ("training", "optimizer")):
         del values[part][option]
-    assert Config.from_json(values) == PRESETS["eigenvectors-3x3"] != get_preset("eigenvectors-5x5")
+    assert Config.from_json(values) == PRESETS["eigenvectors-3x3"]
+    now = get_preset("eigenvectors-5x5")
+    assert now.model.components and not now.model.cotrain and now.training.optimizer == "muon"
 
 
 def test_learning_rates():

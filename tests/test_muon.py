@@ -46,4 +46,4 @@ def test_every_weight_has_one_optimizer():
     assert sorted(map(id, given)) == sorted(map(id, model.parameters()))
     # Encoder layers have attention (2) and feed-forward (2), decoder layers cross-attention (2) besides.
     assert len(layer_matrices(model)) == 4 * 4 + 6 == len(optimizers["muon"].param_groups[0]["params"])
-    assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].training)) == ["adamw"]
+    assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].training)) == ["optimizer"]

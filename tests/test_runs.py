@@ -11,13 +11,13 @@ from mathtransformer import load_run, runs, training
 from mathtransformer.batches import Batches
 from mathtransformer.config import PRESETS, Config
 from mathtransformer.encodings import encoding
-from mathtransformer.problems import sample
+from mathtransformer.problems import TASKS, sample
 
-TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16}
+TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16, "components": 5.0, "optimizer": "muon"}
 
 
 def tiny(examples=640, preset="eigenvectors-3x3", **options) -> Config:
-    return PRESETS[preset].changed(examples=examples, **TINY, **options)
+    return PRESETS[preset].changed(examples=examples, **{**TINY, **options})
 
 
 def train(config, folder, **options):
@@ -125,6 +125,14 @@ def test_examples_depend_on_seed_and_step_only():
         assert all(torch.equal(a, b) for a, b in zip(expected, second[step]))
     assert not torch.equal(first[0][0], first[1][0])
     assert not torch.equal(Batches(tiny(seed=1), encoding("FP15"))[0][0], first[0][0])
+
+
+def test_components_are_those_of_the_inputs():
+    inputs, _, components = Batches(tiny(), encoding("FP15"))[3]
+    matrices = encoding("FP15").decode(inputs.numpy()[..., None])
+    expected = TASKS["eigenvectors"].components(matrices)
+    np.testing.assert_allclose(components.numpy(), expected, atol=1e-5)
+    assert len(Batches(tiny(components=0.0), encoding("FP15"))[3]) == 2
 
 
 def test_targets_of_rounded_singular_matrices():
@@ -238,6 +246,17 @@ def test_a_run_can_start_from_another_size(trained, tmp_path):
     assert load_run(tmp_path / "larger").config.start == str(trained)
     with pytest.raises(ValueError, match="do not fit"):
         train(config.changed(width=32), tmp_path / "wider")
+
+
+def test_a_run_with_components_can_start_from_one_without(tmp_path):
+    train(tiny(64, components=0.0), tmp_path / "without")
+    config = tiny(64, start=str(tmp_path / "without"))
+    trainer = training.Trainer(config, tmp_path, compiled=False)
+    untrained = trainer.model.components.weight.clone()
+    trainer.start_from(config.start)
+    stored = load_run(tmp_path / "without").model
+    assert torch.equal(trainer.model.encoder[0].feedforward.hidden.weight, stored.encoder[0].feedforward.hidden.weight)
+    assert torch.equal(trainer.model.components.weight, untrained)
 
 
 def test_two_trainings_cannot_share_a_folder(copy):

@@ -15,6 +15,7 @@ from mathtransformer.processes import Group
 from mathtransformer.trainer import Trainer
 
 TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16, "examples": 16 * 200}
+TINY |= {"components": 5.0, "optimizer": "muon"}
 
 if __name__ == "__main__":
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])

@@ -49,7 +49,7 @@ def make_optimizers(model: Transformer, training: TrainOptions) -> dict[str, tor
     rest = [weights for weights in model.parameters() if not any(weights is other for other in matrices)]
     betas = (0.9, training.beta2)
     adamw = torch.optim.AdamW(rest, lr=training.learning_rate, betas=betas, weight_decay=0.0, fused=True)
-    return {"adamw": adamw} | ({"muon": Muon(matrices, lr=training.learning_rate)} if matrices else {})
+    return {"optimizer": adamw} | ({"muon": Muon(matrices, lr=training.learning_rate)} if matrices else {})
 
 
 class Trainer:
@@ -140,7 +140,10 @@ class Trainer:
         return f"{parameters:,} parameters, {where}, bfloat16 {bfloat16}, torch.compile {compiled}"
 
     def evaluate(self) -> dict:
-        """Add a row to the log: shares within 1, 5 and 25 % of every property, on a fixed set of fresh problems."""
+        """Add a row to the log: shares within 1, 5 and 25 % of every property, on a fixed set of fresh problems.
+
+        `loss` is the mean of `Transformer.forward` since the row before, the part of the components included.
+        """
         self.model.eval()
         table = within(judge(self.model, self.config.task, *self.test), tolerances=(0.01, 0.05, 0.25))
         row = {
@@ -207,9 +210,14 @@ class Trainer:
         self.legs = [*info.get("legs", []), end]
 
     def start_from(self, name: str) -> None:
-        """Begin with the weights of another run, whose size and task may differ if positions="row-column"."""
+        """Begin with the weights of another run, whose size and task may differ if positions="row-column".
+
+        A run that was not taught components has no weights to show them: those begin as they are.
+        """
+        weights = runs.load_run(name).model.state_dict()
+        own = {key: tensor for key, tensor in self.model.state_dict().items() if key.startswith("components.")}
         try:
-            self.model.load_state_dict(runs.load_run(name).model.state_dict())
+            self.model.load_state_dict({**own, **weights})
         except RuntimeError as error:
             detail = str(error).splitlines()[1].strip()
             raise ValueError(f"the weights of {name} do not fit this model: {detail}") from None
