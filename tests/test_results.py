@@ -19,7 +19,14 @@ def test_predictions_are_of_the_stored_weights(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["eigenvectors-3x3", "inversion-2x2", "eigenvalues-3x3-laplace", "eigenvectors-3x3-paper"]
+    "name",
+    [
+        "eigenvectors-3x3",
+        "inversion-2x2",
+        "eigenvalues-3x3-laplace",
+        "eigenvectors-3x3-paper",
+        "eigenvalues-5x5-semicircle",
+    ],
 )
 def test_the_model_still_answers_so(name):
     """On another processor an answer may differ where two tokens are almost equally likely, but rarely."""
@@ -67,3 +74,12 @@ def test_result_2_failures_are_predictable():
     inversion = judged("inversion-2x2")
     assert (inversion.error < 0.05).mean() > 0.92
     assert roc_auc_score(wrong(inversion), inversion.cond_M.clip(upper=1e9)) > 0.94
+
+
+def test_5x5_is_learned_with_components_and_not_without():
+    for spectrum in ("semicircle", "laplace"):
+        assert share(f"eigenvalues-5x5-{spectrum}", spectrum) > 0.99
+        assert load_run(f"eigenvalues-5x5-{spectrum}").info["seconds"] < 20 * 60  # the goal was four hours
+    assert share("eigenvalues-5x5-laplace", "semicircle") > 0.99
+    assert share("eigenvalues-5x5-semicircle", "laplace") < 0.5
+    assert share("eigenvalues-5x5-plain") < 0.1
