@@ -26,6 +26,7 @@ TEST_PROBLEMS = 20  # instead of 1000: most of the time of so short a training
 AFTER_EVERY_STEP = 1e-9  # seconds between two checkpoints
 WRITES = 1 + 2 * (STEPS + 1) + 3  # a try before it begins, two files after every step and at the end, what is published
 FLAGS = ["--width", "16", "--heads", "2", "--encoder-layers", "1", "--no-compile", "--threads", "1", "--device", "cpu"]
+FLAGS += ["--components", "5", "--optimizer", "muon"]
 
 # The fork server has no threads of its own, so that its children are clean, and they need not import PyTorch again.
 PROCESSES = multiprocessing.get_context("forkserver")
