@@ -177,7 +177,8 @@ def preset(name: str, task: str, size: int, recipe: str = "fast", **options) -> 
 
 # The 2x2 and 3x3 models behind the three results learn what they write and no more: otherwise what their failures
 # retain could be what their encoder was taught. Those of eigenvalues write the eigenvectors, too (cotrain).
-# inversion-3x3 is the exception: it takes several times the examples without components.
+# inversion-3x3 is the exception: it takes several times the examples without components. So is
+# eigenvectors-3x3-components, which shows what they change.
 WRITTEN_ONLY = {"components": 0.0, "cotrain": True, "optimizer": "adamw"}
 
 
