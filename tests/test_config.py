@@ -1,8 +1,10 @@
 """Budgets and options that no training can use."""
 
+from dataclasses import replace
+
 import pytest
 
-from mathtransformer.config import PRESETS, Config, get_preset
+from mathtransformer.config import PRESETS, Config, get_preset, later_leg
 
 
 @pytest.mark.parametrize(
@@ -50,11 +52,20 @@ def test_other_names_are_refused(name, message):
 
 def test_runs_from_before_an_option_did_without_it():
     values = PRESETS["eigenvectors-3x3"].to_json()
-    for part, option in (("model", "components"), ("model", "cotrain"), ("training", "optimizer")):
-        del values[part][option]
+    for option in ("components", "cotrain", "canonical_input"):
+        del values["model"][option]
+    del values["training"]["optimizer"]
     assert Config.from_json(values) == PRESETS["eigenvectors-3x3"]
-    now = get_preset("eigenvectors-5x5")
-    assert now.model.components and not now.model.cotrain and now.training.optimizer == "muon"
+    now = get_preset("eigenvectors-7x7")
+    assert now.model.components and now.model.canonical_input and not now.model.cotrain
+    assert now.training.optimizer == "muon"
+
+
+def test_later_legs_keep_what_was_asked_for():
+    config = get_preset("eigenvectors-5x5")
+    assert later_leg(config).training == replace(config.training, batch=256, learning_rate=1e-3, decay=1.0)
+    asked = later_leg(config.changed(batch=32, minutes=5))
+    assert asked.training == replace(config.training, batch=32, learning_rate=1e-3, decay=1.0) and asked.minutes == 5
 
 
 def test_learning_rates():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mathtransformer.encodings import encoding
-from mathtransformer.problems import SPECTRA, TASKS, check_inputs, get_task, sample
+from mathtransformer.evaluation import check_inputs
+from mathtransformer.problems import SPECTRA, TASKS, get_task, sample
 
 
 def generator(seed=0):

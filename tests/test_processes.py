@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from mathtransformer import jobs, load_run, runs
-from mathtransformer.config import LEGS
+from mathtransformer.config import LATER_LEGS, LEGS, later_leg
 from mathtransformer.processes import Group
 from mathtransformer.training import next_leg
 
@@ -211,6 +212,16 @@ def test_legs_share_the_budget_of_the_preset(tmp_path, monkeypatch):
     assert next_leg(config, tmp_path, budget_given=False).examples == config.examples - 1_000_000
     second = next_leg(hour, tmp_path, budget_given=True)
     assert (second.minutes, second.examples) == (60, config.examples - 1_000_000)
+    assert second.training == replace(config.training, **LATER_LEGS) and first.training == config.training
     info["examples"] = config.examples
     assert next_leg(config, tmp_path, budget_given=False) is None
-    assert next_leg(hour, tmp_path, budget_given=True) == hour
+    assert next_leg(hour, tmp_path, budget_given=True) == later_leg(hour)
+
+
+@pytest.mark.parametrize("legs", [[], [{"examples": 1_000_000}]])
+def test_a_leg_that_was_begun_is_ended_with_its_own_options(tmp_path, monkeypatch, legs):
+    begun = LEGS["inversion-3x3"].changed(minutes=7)
+    begun = later_leg(begun) if legs else begun
+    monkeypatch.setattr(runs, "what_was_begun", lambda folder: "checkpoint")
+    monkeypatch.setattr(runs, "load_checkpoint", lambda folder: ({}, {"config": begun.to_json(), "legs": legs}))
+    assert next_leg(LEGS["inversion-3x3"].changed(minutes=60), tmp_path, budget_given=True) == begun

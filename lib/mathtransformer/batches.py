@@ -28,6 +28,8 @@ class Batches:
         n, batch = config.size, config.training.batch
         inputs = draw(task.name, n, BLOCK * batch, rng, config.spectrum, config.entries)
         inputs = inputs.reshape(BLOCK, batch, n, n)[:, self.rows].reshape(-1, n, n)
+        if config.model.canonical_input:
+            inputs, _ = task.canonical(inputs)
         read = encoding("FP15").encode(inputs)[..., 0]
         if config.training.exact_targets:
             exact = encoding("FP15").decode(read[..., None])

@@ -2,29 +2,32 @@
 
 Two recipes share this file; every difference between them is an option of `ModelOptions`:
 
-=============  ==============================================  ==========================================
-option         `paper` (as published)                          `fast` (departures that pay on a CPU)
-=============  ==============================================  ==========================================
-embedding      "token": one learned vector for each of the     "numeric": sines, cosines and logarithm of
-               29,000 FP15 symbols                             the number, through one linear layer
-output         "P1000": sign, mantissa, exponent, one          "number": one position a number, a head for
-               position each                                   sign and exponent, then one for the mantissa
-positions      "sequence": learned, by place in the sequence   "row-column": learned, by row and by column,
-                                                               so that weights carry over to other sizes
-triangle       False: all entries are read                     True: a symmetric matrix is read as its
-                                                               upper triangle
-block          "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
-                                                               blocks that start as the identity
-components     0: the solution is all that is learned from     5: weight of a second loss, for the encoder to show
-                                                               at each entry of M what the solution is made of
-                                                               (`Task.components`), by one linear layer. It serves
-                                                               in training only: predictions do without
-cotrain        False: the solution is written, no more         False. True: models of eigenvalues learn to write the
-                                                               eigenvectors after them (`Task.solve_richer`),
-                                                               and are asked for the eigenvalues only
-decoding       "greedy": the likeliest token                   "median": of the distribution of each number
-                                                               (output="number" only)
-=============  ==============================================  ==========================================
+===============  ==============================================  ==========================================
+option           `paper` (as published)                          `fast` (departures that pay on a CPU)
+===============  ==============================================  ==========================================
+embedding        "token": one learned vector for each of the     "numeric": sines, cosines and logarithm of
+                 29,000 FP15 symbols                             the number, through one linear layer
+output           "P1000": sign, mantissa, exponent, one          "number": one position a number, a head for
+                 position each                                   sign and exponent, then one for the mantissa
+positions        "sequence": learned, by place in the sequence   "row-column": learned, by row and by column,
+                                                                 so that weights carry over to other sizes
+triangle         False: all entries are read                     True: a symmetric matrix is read as its
+                                                                 upper triangle
+canonical_input  False: M is read as it is                       True: of all matrices that differ by the order and
+                                                                 signs of rows and columns, one is read; what is
+                                                                 written is changed back (`Task.canonical`)
+block            "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
+                                                                 blocks that start as the identity
+components       0: the solution is all that is learned from     5: weight of a second loss, for the encoder to show
+                                                                 at each entry of M what the solution is made of
+                                                                 (`Task.components`), by one linear layer. It serves
+                                                                 in training only: predictions do without
+cotrain          False: the solution is written, no more         False. True: models of eigenvalues learn to write the
+                                                                 eigenvectors after them (`Task.solve_richer`),
+                                                                 and are asked for the eigenvalues only
+decoding         "greedy": the likeliest token                   "median": of the distribution of each number
+                                                                 (output="number" only)
+===============  ==============================================  ==========================================
 
 Both read FP15 token ids, so both see the same three significant digits.
 """
@@ -55,6 +58,7 @@ class ModelOptions:
     output: str = "number"
     positions: str = "row-column"
     triangle: bool = True
+    canonical_input: bool = True
     block: str = "pre-norm"
     components: float = 5.0
     cotrain: bool = False
@@ -91,7 +95,7 @@ class Transformer(nn.Module):
     def __init__(self, task: str, size: int, options: ModelOptions):
         super().__init__()
         self.size, self.options = size, options
-        task = get_task(task)
+        self.task = task = get_task(task)
         self.asked = task.target_shape(size)  # what a prediction is
         self.shape = task.richer_shape(size) if options.cotrain else self.asked  # what is learned: it begins with that
         self.triangle = options.triangle and task.symmetric

@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from .encodings import as_array, as_float64, choose
+from .canonical import Restore, canonical_matrices, canonical_symmetric
+from .encodings import choose
 
 SPECTRA = ("semicircle", "uniform", "gaussian", "laplace", "positive", "positive2", "marcenko")
 ENTRIES = ("uniform", "normal")
@@ -62,6 +63,13 @@ class Task(ABC):
             right = right.transpose(0, 2, 1)
         return inputs.shape[-1] * left[:, :, None] * right[:, None]
 
+    def canonical(self, inputs: np.ndarray) -> tuple[np.ndarray, Restore]:
+        """(N, n, n) matrices -> others that stand for them, and what takes solutions of these to solutions of those.
+
+        A task that knows no symmetry keeps this one. See ModelOptions.canonical_input.
+        """
+        return inputs, lambda solutions: solutions
+
     def solvable(self, inputs: np.ndarray) -> np.ndarray:
         """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
         return np.ones(len(inputs), bool)
@@ -107,6 +115,9 @@ class Eigenvalues(Task):
         """The eigenvalues, then the eigenvectors in the same, descending order."""
         return TASKS["eigenvectors"].solve(inputs)[..., ::-1]
 
+    def canonical(self, inputs):
+        return canonical_symmetric(inputs)[0], lambda eigenvalues: eigenvalues
+
     def relative_error(self, inputs, targets, predictions):
         return relative(predictions - targets, targets)
 
@@ -130,6 +141,9 @@ class Eigenvectors(Task):
             vectors = vectors * np.where(vectors[:, :1] < 0, -1.0, 1.0)
         return np.concatenate([eigenvalues[:, None], vectors], axis=1)
 
+    def canonical(self, inputs):
+        return canonical_symmetric(inputs)
+
     def relative_error(self, inputs, targets, predictions):
         eigenvalues, vectors = predictions[:, 0], predictions[:, 1:]
         rotated = vectors.transpose(0, 2, 1) @ inputs @ vectors
@@ -147,6 +161,9 @@ class Inversion(Task):
 
     def solve(self, inputs):
         return np.linalg.inv(inputs)
+
+    def canonical(self, inputs):
+        return canonical_matrices(inputs)
 
     def solvable(self, inputs):
         """A determinant so large that the inverse, by Hadamard's bound on the cofactors, stays below 1e8.
@@ -263,27 +280,3 @@ def sample(
         raise ValueError(f"{task} has no spectrum to choose, got {spectrum!r}")
     inputs = draw(task, size, n, rng, spectrum, entries)
     return inputs, np.ascontiguousarray(solver.solve(inputs))
-
-
-def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
-    """(N, n, n) float64 matrices fit for a task, or a ValueError or TypeError naming the problem and example."""
-    array = as_array(inputs, "matrices of real numbers")
-    if array.ndim != 3 or array.shape[1] != array.shape[2]:
-        hint = "; for a single matrix M, pass M[None]" if array.ndim == 2 else ""
-        raise ValueError(f"matrices of shape (N, n, n) expected, got {array.shape}{hint}")
-    whole_number("the size of the matrices", array.shape[1], 1, MAX_SIZE)
-    array = as_float64(array)
-    problems = {
-        "NaN or infinity": ~np.isfinite(array).all((1, 2)),
-        f"an entry of magnitude {limit:g} or more": (np.abs(array) >= limit).any((1, 2)),
-    }
-    if get_task(task).symmetric:
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.abs(array - array.transpose(0, 2, 1)).max((1, 2), initial=0)
-            problems["a difference between M and its transpose"] = difference > 1e-6 * np.abs(array).max(
-                (1, 2), initial=0
-            )
-    for problem, where in problems.items():
-        if where.any():
-            raise ValueError(f"example {int(np.flatnonzero(where)[0])} has {problem}: {task} cannot take it")
-    return array

@@ -31,9 +31,9 @@ except ImportError:  # Windows has none: trainings are not locked there
 
 from .config import Config
 from .encodings import choose
-from .evaluation import answer
+from .evaluation import answer, check_inputs
 from .model import Transformer
-from .problems import check_inputs, whole_number
+from .problems import whole_number
 
 RUN_FILES = ("checkpoint.safetensors", "model.safetensors", "run.json", "log.csv")
 FORMAT = 1  # raised when a run of an older version can no longer be read

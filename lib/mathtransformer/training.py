@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from . import runs
-from .config import LEGS, Config
+from .config import LEGS, Config, later_leg
 from .problems import whole_number
 from .processes import MAX_THREADS, Group
 from .trainer import Trainer
@@ -22,14 +22,18 @@ NOTE = ".torchrun"  # in the run's folder while several processes train into it
 def next_leg(config: Config, folder: Path, budget_given: bool) -> Config | None:
     """What a training in legs (`config.LEGS`) does now: None if nothing is left to do.
 
-    A leg that was begun is ended with its own budget. Else the leg is the given budget, or what the preset's budget
-    has left: of a budget in minutes and what is left, whichever is spent first.
+    All legs but the first have the options of `config.LATER_LEGS`. A leg that was begun is ended with its own budget.
+    Else the leg is the given budget, or what the preset's budget has left: of a budget in minutes and what is left,
+    whichever is spent first.
     """
     begun = runs.what_was_begun(folder) if folder.is_dir() else None
     if begun == "checkpoint":
-        old = Config.from_json(runs.load_checkpoint(folder)[1]["config"])
+        state = runs.load_checkpoint(folder)[1]
+        old = Config.from_json(state["config"])
         log.info("%s: ending the leg that was begun, with its own budget", folder.name)
+        config = later_leg(config) if state["legs"] else config
         return config.changed(examples=old.examples, minutes=old.minutes)
+    config = later_leg(config) if begun else config
     left = LEGS[config.name].examples - (runs.read_info(folder)["examples"] if begun else 0)
     if budget_given and (config.examples or left <= 0):
         return config
