@@ -1,9 +1,16 @@
 """Canonical matrices: that they are, and that solutions of theirs lead back to those of the inputs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from mathtransformer.batches import Batches
 from mathtransformer.canonical import canonical_matrices, canonical_symmetric
+from mathtransformer.config import get_preset
+from mathtransformer.encodings import encoding
+from mathtransformer.evaluation import answer
+from mathtransformer.model import ModelOptions, Transformer
 from mathtransformer.problems import TASKS, sample
 
 SIZES = (1, 2, 3, 5)
@@ -49,3 +56,52 @@ def test_what_canonical_matrices_look_like():
     np.testing.assert_array_equal(matrices, [[[4.0, 3.0], [1.0, -2.0]], [[7.0, 2.0], [1.0, -3.0]]])
     matrices, _ = canonical_symmetric(np.array([[[1.0, -2.0], [-2.0, 5.0]]]))
     np.testing.assert_array_equal(matrices, [[[5.0, 2.0], [2.0, 1.0]]])
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_the_order_and_the_signs_of_canonical_matrices(n):
+    rng = np.random.default_rng(n)
+    matrices, _ = canonical_matrices(sample("inversion", n, 500, rng)[0])
+    for k in range(n):
+        assert (np.abs(matrices[:, k, k]) == np.abs(matrices[:, k:, k:]).max((1, 2))).all()
+    assert matrices[:, 0].min() >= 0 and matrices[:, :, 0].min() >= 0
+    assert (matrices[:, 0, -1] >= matrices[:, -1, 0]).all()
+    symmetric, _ = canonical_symmetric(sample("eigenvalues", n, 500, rng)[0])
+    np.testing.assert_array_equal(symmetric, symmetric.mT)
+    assert (np.diff(np.diagonal(symmetric, axis1=1, axis2=2)) <= 0).all() and symmetric[:, 0, 1:].min() >= 0
+
+
+def test_a_model_answers_all_alike():
+    """Whatever the model has learned, here nothing, its answers change with the matrix as the solutions do."""
+    rng = np.random.default_rng(0)
+    options = ModelOptions(width=16, heads=2, encoder_layers=1)
+    order, signs = rng.permutation(3), rng.choice([-1.0, 1.0], 3)
+    inputs = sample("inversion", 3, 50, rng)[0]
+    model = Transformer("inversion", 3, options)
+    answers = answer(model, inputs)
+    np.testing.assert_array_equal(answer(model, inputs.mT), answers.mT)
+    np.testing.assert_array_equal(answer(model, inputs[:, order] * signs), answers[:, :, order] * signs[:, None])
+
+    inputs = sample("eigenvectors", 3, 50, rng)[0]
+    changed = inputs[:, order][:, :, order] * signs[:, None] * signs
+    for task in ("eigenvalues", "eigenvectors"):
+        model = Transformer(task, 3, options)
+        answers, others = answer(model, inputs), answer(model, changed)
+        expected = answers if task == "eigenvalues" else np.abs(answers[:, [0, *1 + order]])
+        np.testing.assert_array_equal(others if task == "eigenvalues" else np.abs(others), expected)
+    plain = Transformer("inversion", 3, replace(options, canonical_input=False))
+    assert (answer(plain, inputs.mT[:, ::-1]) != answer(plain, inputs[:, ::-1]).mT).any()
+
+
+@pytest.mark.parametrize("name", ["inversion-3x3", "eigenvectors-5x5"])
+def test_trainings_see_canonical_matrices_and_their_solutions(name):
+    config = get_preset(name)
+    read, targets, _ = (part.numpy() for part in Batches(config, encoding("FP15"))[0])
+    inputs, targets = (encoding("FP15").decode(ids) for ids in (read[..., None], targets))
+    task = TASKS[config.task]
+    assert (inputs[:, 0, 1:] >= 0).all()
+    if task.symmetric:
+        assert (np.diff(np.diagonal(inputs, axis1=1, axis2=2)) <= 0).all()
+    else:
+        assert (inputs[:, 0, 0] == np.abs(inputs).max((1, 2))).all()
+    assert np.median(task.error(inputs, targets, targets)) < 0.01

@@ -64,8 +64,8 @@ def test_runs_from_before_an_option_did_without_it():
 def test_later_legs_keep_what_was_asked_for():
     config = get_preset("eigenvectors-5x5")
     assert later_leg(config).training == replace(config.training, batch=256, learning_rate=1e-3, decay=1.0)
-    asked = later_leg(config.changed(batch=32, minutes=5))
-    assert asked.training == replace(config.training, batch=32, learning_rate=1e-3, decay=1.0) and asked.minutes == 5
+    asked = later_leg(config.changed(batch=64, minutes=5), ["batch", "minutes"])
+    assert asked.training == replace(config.training, batch=64, learning_rate=1e-3, decay=1.0) and asked.minutes == 5
 
 
 def test_learning_rates():

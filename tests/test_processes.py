@@ -203,25 +203,25 @@ def test_wrong_queues_are_refused(tmp_path):
 def test_legs_share_the_budget_of_the_preset(tmp_path, monkeypatch):
     config = LEGS["eigenvectors-5x5"]
     hour = config.changed(minutes=60)
-    assert next_leg(config, tmp_path / "none", budget_given=False) == config
-    first = next_leg(hour, tmp_path / "none", budget_given=True)
+    assert next_leg(config, tmp_path / "none", []) == config
+    first = next_leg(hour, tmp_path / "none", ["minutes"])
     assert (first.minutes, first.examples) == (60, config.examples)
     info = {"examples": 1_000_000, "steps": 15_625, "finished": True}
     monkeypatch.setattr(runs, "read_info", lambda folder: info)
     (tmp_path / "run.json").write_text("{}")
-    assert next_leg(config, tmp_path, budget_given=False).examples == config.examples - 1_000_000
-    second = next_leg(hour, tmp_path, budget_given=True)
+    assert next_leg(config, tmp_path, []).examples == config.examples - 1_000_000
+    second = next_leg(hour, tmp_path, ["minutes"])
     assert (second.minutes, second.examples) == (60, config.examples - 1_000_000)
     assert second.training == replace(config.training, **LATER_LEGS) and first.training == config.training
     info["examples"] = config.examples
-    assert next_leg(config, tmp_path, budget_given=False) is None
-    assert next_leg(hour, tmp_path, budget_given=True) == later_leg(hour)
+    assert next_leg(config, tmp_path, []) is None
+    assert next_leg(hour, tmp_path, ["minutes"]) == later_leg(hour)
 
 
 @pytest.mark.parametrize("legs", [[], [{"examples": 1_000_000}]])
-def test_a_leg_that_was_begun_is_ended_with_its_own_options(tmp_path, monkeypatch, legs):
+def test_a_leg_that_was_begun_is_ended_with_its_own_budget(tmp_path, monkeypatch, legs):
     begun = LEGS["inversion-3x3"].changed(minutes=7)
     begun = later_leg(begun) if legs else begun
     monkeypatch.setattr(runs, "what_was_begun", lambda folder: "checkpoint")
     monkeypatch.setattr(runs, "load_checkpoint", lambda folder: ({}, {"config": begun.to_json(), "legs": legs}))
-    assert next_leg(LEGS["inversion-3x3"].changed(minutes=60), tmp_path, budget_given=True) == begun
+    assert next_leg(LEGS["inversion-3x3"].changed(minutes=60), tmp_path, ["minutes"]) == begun

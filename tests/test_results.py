@@ -76,7 +76,7 @@ def test_result_2_failures_are_predictable():
     assert roc_auc_score(wrong(inversion), inversion.cond_M.clip(upper=1e9)) > 0.94
 
 
-def test_5x5_is_learned_with_components_and_not_without():
+def test_5x5_is_learned_by_the_recipe_and_not_by_the_plain_one():
     for spectrum in ("semicircle", "laplace"):
         assert share(f"eigenvalues-5x5-{spectrum}", spectrum) > 0.99
         assert load_run(f"eigenvalues-5x5-{spectrum}").info["seconds"] < 20 * 60  # the goal was four hours
@@ -87,7 +87,7 @@ def test_5x5_is_learned_with_components_and_not_without():
 
 def test_result_1_at_5x5():
     run = "eigenvectors-5x5"
-    assert share(run) == pytest.approx(0.824, abs=0.008)
+    assert share(run) == pytest.approx(0.8475, abs=0.008)
     kept = {name: share(run, name=name, among=wrong) for name in ("eigenvalues", "norm", "orthogonality")}
     assert kept["eigenvalues"] > 0.99 and kept["norm"] > 0.96
     assert kept["orthogonality"] < 0.7
@@ -95,13 +95,14 @@ def test_result_1_at_5x5():
 
 def test_errors_of_inverses_follow_the_condition_number():
     table = judged("inversion-3x3")
-    assert (table.error < 0.05).mean() == pytest.approx(0.7285, abs=0.004)
+    assert (table.error < 0.05).mean() == pytest.approx(0.8364, abs=0.004)
     assert (table.error[table.cond_M < 5] < 0.05).mean() > 0.99
-    assert (table.error[table.cond_M > 17] < 0.05).mean() < 0.06
+    assert (table.error[table.cond_M > 30] < 0.05).mean() < 0.06
 
 
 def test_fast_learns_in_the_time_in_which_paper_does_not():
     fast, paper = (load_run(f"eigenvectors-3x3-{name}") for name in ("components", "paper"))
     assert fast.info["seconds"] == pytest.approx(paper.info["seconds"], rel=0.01)
     assert share("eigenvectors-3x3-components") > 0.97
+    assert share("eigenvectors-3x3-canonical") == pytest.approx(0.989, abs=0.004)
     assert share("eigenvectors-3x3-paper", name="eigenvalues", tolerance=0.25) < 0.3

@@ -157,7 +157,7 @@ def run_training(arguments: argparse.Namespace) -> int:
     again = {"resume": arguments.resume, "extend": arguments.extend, "force": arguments.force}
     if config.name in LEGS and not arguments.force:
         again["extend"] = True
-        leg = next_leg(config, folder, budget_given=bool(arguments.minutes or arguments.examples))
+        leg = next_leg(config, folder, [name for name, value in vars(arguments).items() if value is not None])
         if leg is None:
             print(f"{folder} has had its {config.examples:,} examples: --minutes or --examples adds a leg")
             return 0

@@ -2,7 +2,9 @@
 
 From the inverse of one of these follow the inverses of all, and so for eigenvectors, if rows and columns go together.
 A model that reads nothing but canonical matrices need not learn 2,304 times over (in as many ways can a 3x3 matrix be
-changed so) what is the same but for a permutation and signs.
+changed so) what is the same but for a permutation and signs. Where two of the numbers that decide the order are equal,
+or the sign of a zero decides, there are several canonical matrices: the model must learn them all, and answers to any
+of them are right.
 """
 
 from __future__ import annotations
@@ -19,17 +21,21 @@ def sign(values: np.ndarray) -> np.ndarray:
     return np.where(values < 0, -1.0, 1.0)
 
 
+def unchanged(solutions: np.ndarray) -> np.ndarray:
+    return solutions
+
+
 def swap(arrays: np.ndarray, k: int, others: np.ndarray) -> None:
     """(N, n, ...): exchange, in place, item k of the second axis with item `others[i]` in example i."""
     every = np.arange(len(arrays))
-    arrays[every, k], arrays[every, others] = arrays[every, others], arrays[every, k].copy()
+    arrays[every, k], arrays[every, others] = arrays[every, others], arrays[every, k]
 
 
 def canonical_matrices(inputs: np.ndarray) -> tuple[np.ndarray, Restore]:
     """(N, n, n) -> canonical matrices (N, n, n) A, and what takes their inverses to the inverses of the inputs.
 
     The largest abs value of A is at (0, 0), that of the rows and columns that remain at (1, 1), and so on; no entry of
-    the first row or column is negative; and A[0, 1] is at least A[1, 0].
+    the first row or column is negative; and A[0, n-1] is at least A[n-1, 0].
     """
     n, matrices = inputs.shape[-1], inputs.copy()
     rows = np.tile(np.arange(n), (len(inputs), 1))
@@ -54,7 +60,7 @@ def canonical_matrices(inputs: np.ndarray) -> tuple[np.ndarray, Restore]:
         restored[every, columns[:, :, None], rows[:, None]] = inverses
         return restored
 
-    return np.ascontiguousarray(turn(matrices)), restore
+    return turn(matrices), restore
 
 
 def canonical_symmetric(inputs: np.ndarray) -> tuple[np.ndarray, Restore]:

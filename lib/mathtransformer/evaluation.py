@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .canonical import unchanged
 from .encodings import as_array, as_float64, encoding
 from .metrics import properties
 from .model import Transformer
@@ -33,9 +34,8 @@ def check_inputs(task: str, inputs, limit: float = 9.995e8) -> np.ndarray:
     if get_task(task).symmetric:
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.abs(array - array.transpose(0, 2, 1)).max((1, 2), initial=0)
-            problems["a difference between M and its transpose"] = difference > 1e-6 * np.abs(array).max(
-                (1, 2), initial=0
-            )
+            largest = np.abs(array).max((1, 2), initial=0)
+            problems["a difference between M and its transpose"] = difference > 1e-6 * largest
     for problem, where in problems.items():
         if where.any():
             raise ValueError(f"example {int(np.flatnonzero(where)[0])} has {problem}: {task} cannot take it")
@@ -47,7 +47,7 @@ def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000) -> np.ndar
 
     Always in single precision, so that predictions hardly depend on the processor.
     """
-    matrices, restore = model.task.canonical(inputs) if model.options.canonical_input else (inputs, np.asarray)
+    matrices, restore = model.task.canonical(inputs) if model.options.canonical_input else (inputs, unchanged)
     device = next(model.parameters()).device
     ids = torch.from_numpy(encoding("FP15").encode(matrices)[..., 0])
     parts = [model.generate(part.to(device)).cpu().numpy() for part in ids.split(batch)] if len(ids) else []

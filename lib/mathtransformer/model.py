@@ -14,8 +14,9 @@ positions        "sequence": learned, by place in the sequence   "row-column": l
 triangle         False: all entries are read                     True: a symmetric matrix is read as its
                                                                  upper triangle
 canonical_input  False: M is read as it is                       True: of all matrices that differ by the order and
-                                                                 signs of rows and columns, one is read; what is
-                                                                 written is changed back (`Task.canonical`)
+                                                                 signs of rows and columns (inversion: or by
+                                                                 transposition), one is read, and the answer is
+                                                                 changed back (`Task.canonical`)
 block            "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
                                                                  blocks that start as the identity
 components       0: the solution is all that is learned from     5: weight of a second loss, for the encoder to show
@@ -89,7 +90,8 @@ class ModelOptions:
 class Transformer(nn.Module):
     """Encoder-decoder for one task and size n: FP15 ids of matrices in, ids of the solution out.
 
-    With positions="row-column" no weight depends on n, so weights carry over to other sizes as they are.
+    With positions="row-column" no weight depends on n, so weights carry over to other sizes as they are. With
+    canonical_input the ids are those of canonical matrices: `batches` and `evaluation.answer` see to that.
     """
 
     def __init__(self, task: str, size: int, options: ModelOptions):

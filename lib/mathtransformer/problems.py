@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from .canonical import Restore, canonical_matrices, canonical_symmetric
+from .canonical import Restore, canonical_matrices, canonical_symmetric, sign, unchanged
 from .encodings import choose
 
 SPECTRA = ("semicircle", "uniform", "gaussian", "laplace", "positive", "positive2", "marcenko")
@@ -68,7 +68,7 @@ class Task(ABC):
 
         A task that knows no symmetry keeps this one. See ModelOptions.canonical_input.
         """
-        return inputs, lambda solutions: solutions
+        return inputs, unchanged
 
     def solvable(self, inputs: np.ndarray) -> np.ndarray:
         """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
@@ -116,7 +116,7 @@ class Eigenvalues(Task):
         return TASKS["eigenvectors"].solve(inputs)[..., ::-1]
 
     def canonical(self, inputs):
-        return canonical_symmetric(inputs)[0], lambda eigenvalues: eigenvalues
+        return canonical_symmetric(inputs)[0], unchanged
 
     def relative_error(self, inputs, targets, predictions):
         return relative(predictions - targets, targets)
@@ -138,7 +138,7 @@ class Eigenvectors(Task):
         """`canonical_sign`: make the first component of each eigenvector positive; else LAPACK's signs."""
         eigenvalues, vectors = np.linalg.eigh(inputs)
         if canonical_sign:
-            vectors = vectors * np.where(vectors[:, :1] < 0, -1.0, 1.0)
+            vectors = vectors * sign(vectors[:, :1])
         return np.concatenate([eigenvalues[:, None], vectors], axis=1)
 
     def canonical(self, inputs):

@@ -220,7 +220,8 @@ class Run:
 
         inputs: (N, n, n) finite real numbers below 1e9 in magnitude, symmetric for a symmetric task; the model
         sees them rounded to three significant digits. Returns float64 shaped like the targets: eigenvalues
-        (N, n) descending; eigenvectors (N, n+1, n), eigenvalues ascending in row 0, then V; inversion (N, n, n).
+        (N, n) descending; eigenvectors (N, n+1, n), eigenvalues ascending in row 0, then V, whose columns may have
+        either sign; inversion (N, n, n).
         NaN where a number does not decode. Raises ValueError naming the problem and the offending index.
         """
         inputs = check_inputs(self.config.task, inputs)

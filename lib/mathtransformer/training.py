@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,23 +20,23 @@ log = logging.getLogger("mathtransformer")
 NOTE = ".torchrun"  # in the run's folder while several processes train into it
 
 
-def next_leg(config: Config, folder: Path, budget_given: bool) -> Config | None:
+def next_leg(config: Config, folder: Path, given: Collection[str]) -> Config | None:
     """What a training in legs (`config.LEGS`) does now: None if nothing is left to do.
 
-    All legs but the first have the options of `config.LATER_LEGS`. A leg that was begun is ended with its own budget.
-    Else the leg is the given budget, or what the preset's budget has left: of a budget in minutes and what is left,
-    whichever is spent first.
+    given: the names of the options that were asked for. All legs but the first have, for others, the options of
+    `config.LATER_LEGS`. A leg that was begun is ended with its own budget. Else the leg is the given budget, or what
+    the preset's budget has left: of a budget in minutes and what is left, whichever is spent first.
     """
     begun = runs.what_was_begun(folder) if folder.is_dir() else None
     if begun == "checkpoint":
         state = runs.load_checkpoint(folder)[1]
         old = Config.from_json(state["config"])
         log.info("%s: ending the leg that was begun, with its own budget", folder.name)
-        config = later_leg(config) if state["legs"] else config
+        config = later_leg(config, given) if state["legs"] else config
         return config.changed(examples=old.examples, minutes=old.minutes)
-    config = later_leg(config) if begun else config
+    config = later_leg(config, given) if begun else config
     left = LEGS[config.name].examples - (runs.read_info(folder)["examples"] if begun else 0)
-    if budget_given and (config.examples or left <= 0):
+    if {"minutes", "examples"} & set(given) and (config.examples or left <= 0):
         return config
     return config.changed(examples=left, minutes=config.minutes) if left > 0 else None
 
