@@ -34,10 +34,11 @@ def test_stored_runs_are_what_their_presets_say(folder):
     info = runs.read_info(folder)
     preset, _, seed = folder.name.partition("-seed")
     config = get_preset(preset).changed(seed=int(seed or 0))
-    if preset in LEGS:  # the last leg's own budget
+    if preset in LEGS:  # the last leg's own budget, and its learning rate, which a third leg may lower further
         leg = Config.from_json(info["config"])
         config = config.changed(examples=leg.examples, minutes=leg.minutes)
-        config = later_leg(config) if info["legs"] else config
+        if info["legs"]:
+            config = later_leg(config).changed(learning_rate=leg.training.learning_rate)
     runs.check_same(folder, info["config"], config)
     assert info["finished"]
 
