@@ -63,8 +63,10 @@ def test_runs_from_before_an_option_did_without_it():
 
 def test_later_legs_keep_what_was_asked_for():
     config = get_preset("eigenvectors-5x5")
-    assert later_leg(config).training == replace(config.training, batch=256, learning_rate=1e-3, decay=1.0)
-    asked = later_leg(config.changed(batch=64, minutes=5), ["batch", "minutes"])
+    assert later_leg(config, 0) == config
+    for legs, rate in ((1, 1e-3), (2, 5e-4), (9, 5e-4)):
+        assert later_leg(config, legs).training == replace(config.training, batch=256, learning_rate=rate, decay=1.0)
+    asked = later_leg(config.changed(batch=64, minutes=5), 1, ["batch", "minutes"])
     assert asked.training == replace(config.training, batch=64, learning_rate=1e-3, decay=1.0) and asked.minutes == 5
 
 

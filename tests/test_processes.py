@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from mathtransformer import jobs, load_run, runs
-from mathtransformer.config import LATER_LEGS, LEGS, later_leg
+from mathtransformer.config import LEGS, later_leg
 from mathtransformer.processes import Group
 from mathtransformer.training import next_leg
 
@@ -212,16 +211,17 @@ def test_legs_share_the_budget_of_the_preset(tmp_path, monkeypatch):
     assert next_leg(config, tmp_path, []).examples == config.examples - 1_000_000
     second = next_leg(hour, tmp_path, ["minutes"])
     assert (second.minutes, second.examples) == (60, config.examples - 1_000_000)
-    assert second.training == replace(config.training, **LATER_LEGS) and first.training == config.training
+    assert second.training == later_leg(config, 1).training and first.training == config.training
     info["examples"] = config.examples
     assert next_leg(config, tmp_path, []) is None
-    assert next_leg(hour, tmp_path, ["minutes"]) == later_leg(hour)
+    assert next_leg(hour, tmp_path, ["minutes"]) == later_leg(hour, 1)
+    info["legs"] = [{}]
+    assert next_leg(hour, tmp_path, ["minutes"]) == later_leg(hour, 2)
 
 
-@pytest.mark.parametrize("legs", [[], [{"examples": 1_000_000}]])
+@pytest.mark.parametrize("legs", [[], [{}], [{}, {}]])
 def test_a_leg_that_was_begun_is_ended_with_its_own_budget(tmp_path, monkeypatch, legs):
-    begun = LEGS["inversion-3x3"].changed(minutes=7)
-    begun = later_leg(begun) if legs else begun
+    begun = later_leg(LEGS["inversion-3x3"].changed(minutes=7), len(legs))
     monkeypatch.setattr(runs, "what_was_begun", lambda folder: "checkpoint")
     monkeypatch.setattr(runs, "load_checkpoint", lambda folder: ({}, {"config": begun.to_json(), "legs": legs}))
     assert next_leg(LEGS["inversion-3x3"].changed(minutes=60), tmp_path, ["minutes"]) == begun

@@ -219,13 +219,19 @@ def make_large_presets() -> dict[str, Config]:
 
 
 LEGS = make_large_presets()  # the presets trained in legs
-# Of three ways to go on with 3x3 inversion, one run each, this gave the most (LOG.md).
-LATER_LEGS = {"batch": 256, "learning_rate": 1e-3, "decay": 1.0}
+# Of three ways to go on with 3x3 inversion, one run each, these with half the learning rate gave the most (LOG.md).
+LATER_LEGS = {"batch": 256, "decay": 1.0}
 
 
-def later_leg(config: Config, given: Collection[str] = ()) -> Config:
-    """The same with the options of LATER_LEGS, apart from those that were `given`: the names of options."""
-    return config.changed(**{name: value for name, value in LATER_LEGS.items() if name not in given})
+def later_leg(config: Config, legs: int, given: Collection[str] = ()) -> Config:
+    """The same for a leg that `legs` others came before, apart from options that were `given` (their names).
+
+    All but the first have the options of LATER_LEGS, the second half the learning rate, those after it a quarter.
+    """
+    if not legs:
+        return config
+    options = LATER_LEGS | {"learning_rate": config.training.learning_rate / 2 ** min(legs, 2)}
+    return config.changed(**{name: value for name, value in options.items() if name not in given})
 
 
 PRESETS = make_presets() | LEGS

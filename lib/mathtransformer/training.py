@@ -23,19 +23,19 @@ NOTE = ".torchrun"  # in the run's folder while several processes train into it
 def next_leg(config: Config, folder: Path, given: Collection[str]) -> Config | None:
     """What a training in legs (`config.LEGS`) does now: None if nothing is left to do.
 
-    given: the names of the options that were asked for. All legs but the first have, for others, the options of
-    `config.LATER_LEGS`. A leg that was begun is ended with its own budget. Else the leg is the given budget, or what
-    the preset's budget has left: of a budget in minutes and what is left, whichever is spent first.
+    given: the names of the options that were asked for; for the others see `config.later_leg`. A leg that was begun is
+    ended with its own budget. Else the leg is the given budget, or what the preset's budget has left: of a budget in
+    minutes and what is left, whichever is spent first.
     """
     begun = runs.what_was_begun(folder) if folder.is_dir() else None
     if begun == "checkpoint":
         state = runs.load_checkpoint(folder)[1]
         old = Config.from_json(state["config"])
         log.info("%s: ending the leg that was begun, with its own budget", folder.name)
-        config = later_leg(config, given) if state["legs"] else config
-        return config.changed(examples=old.examples, minutes=old.minutes)
-    config = later_leg(config, given) if begun else config
-    left = LEGS[config.name].examples - (runs.read_info(folder)["examples"] if begun else 0)
+        return later_leg(config, len(state["legs"]), given).changed(examples=old.examples, minutes=old.minutes)
+    info = runs.read_info(folder) if begun else {"examples": 0}
+    config = later_leg(config, 1 + len(info.get("legs", [])) if begun else 0, given)
+    left = LEGS[config.name].examples - info["examples"]
     if {"minutes", "examples"} & set(given) and (config.examples or left <= 0):
         return config
     return config.changed(examples=left, minutes=config.minutes) if left > 0 else None
