@@ -99,7 +99,7 @@ def test_errors_of_inverses_follow_the_condition_number():
     table = judged("inversion-3x3")
     assert (table.error < 0.05).mean() == pytest.approx(0.8410, abs=0.004)
     assert (table.error[table.cond_M < 5] < 0.05).mean() > 0.99
-    assert (table.error[table.cond_M > 30] < 0.05).mean() < 0.06
+    assert (table.error[table.cond_M > 30] < 0.05).mean() < 0.05
 
 
 def test_fast_learns_in_the_time_in_which_paper_does_not():
