@@ -34,10 +34,13 @@ def test_stored_runs_are_what_their_presets_say(folder):
     info = runs.read_info(folder)
     preset, _, seed = folder.name.partition("-seed")
     config = get_preset(preset).changed(seed=int(seed or 0))
-    if preset in LEGS:  # the last leg's own budget
-        leg = Config.from_json(info["config"])
-        config = later_leg(config.changed(examples=leg.examples, minutes=leg.minutes), len(info.get("legs", [])))
-    runs.check_same(folder, info["config"], config)
+    legs = [*(leg["config"] for leg in info.get("legs", [])), info["config"]]
+    for number, trained in enumerate(legs):
+        expected = config
+        if preset in LEGS:  # each leg has its own budget
+            leg = Config.from_json(trained)
+            expected = later_leg(config.changed(examples=leg.examples, minutes=leg.minutes), number)
+        runs.check_same(folder, trained, expected)
     assert info["finished"]
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mathtransformer import load_run, runs, training
+from mathtransformer import load_run, runs, trainer, training
 from mathtransformer.batches import Batches
 from mathtransformer.config import PRESETS, Config
 from mathtransformer.encodings import encoding
@@ -116,6 +116,18 @@ def test_resuming_with_other_options_is_refused(copy):
         with pytest.raises(runs.RunError, match="seed: 0, now 1"):
             train(tiny(seed=1), copy, resume=True)
         (copy / name).unlink()
+
+
+def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for speed, used in ((4.0, True), (1.2, False), (0.5, False)):
+        seconds = {torch.bfloat16: 1 / speed, torch.float32: 1.0}
+        monkeypatch.setattr(trainer, "product_seconds", seconds.get)
+        trainer.bfloat16_is_fast.cache_clear()
+        assert trainer.uses_bfloat16("auto", cpu) is used
+        assert trainer.uses_bfloat16("auto", cuda) and not trainer.uses_bfloat16("float32", cuda)
+        assert trainer.uses_bfloat16("bfloat16", cpu)
+    trainer.bfloat16_is_fast.cache_clear()
 
 
 def test_examples_depend_on_seed_and_step_only():
