@@ -89,7 +89,7 @@ def test_5x5_is_learned_by_the_recipe_and_not_by_the_plain_one():
 
 def test_result_1_at_5x5():
     run = "eigenvectors-5x5"
-    assert share(run) == pytest.approx(0.8475, abs=0.008)
+    assert share(run) == pytest.approx(0.8685, abs=0.008)
     kept = {name: share(run, name=name, among=wrong) for name in ("eigenvalues", "norm", "orthogonality")}
     assert kept["eigenvalues"] > 0.99 and kept["norm"] > 0.96
     assert kept["orthogonality"] < 0.7
@@ -97,9 +97,10 @@ def test_result_1_at_5x5():
 
 def test_errors_of_inverses_follow_the_condition_number():
     table = judged("inversion-3x3")
-    assert (table.error < 0.05).mean() == pytest.approx(0.8410, abs=0.004)
+    assert (table.error < 0.05).mean() == pytest.approx(0.8600, abs=0.004)
+    assert load_run("inversion-3x3").info["seconds"] < 2 * 3600  # in which the goal was 85 %
     assert (table.error[table.cond_M < 5] < 0.05).mean() > 0.99
-    assert (table.error[table.cond_M > 30] < 0.05).mean() < 0.05
+    assert (table.error[table.cond_M > 30] < 0.05).mean() < 0.08
 
 
 def test_fast_learns_in_the_time_in_which_paper_does_not():

@@ -105,6 +105,16 @@ def test_resuming_is_exact(tmp_path):
     assert rest.losses == whole.losses[5:]
 
 
+def test_resuming_in_another_precision_is_said(tmp_path, caplog):
+    begun = training.Trainer(tiny(precision="float32"), tmp_path, compiled=False)
+    begun.save()
+    for bfloat16, warned in ((False, False), (True, True)):
+        rest = training.Trainer(tiny(precision="float32"), tmp_path, compiled=False)
+        rest.bfloat16 = bfloat16  # as if measured on another processor
+        rest.restore()
+        assert ("begun in single precision, goes on in bfloat16" in caplog.text) is warned
+
+
 def test_a_finished_run_is_left_alone(copy):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     assert train(tiny(), copy, resume=True) == 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def digits(values) -> tuple[np.ndarray, np.ndarray]:
     or +-100 to +-999.
 
     Near a tie, or next to a power of ten, the floating-point shortcut could differ from the exact rounding of the
-    binary number, so there (a few in a million) Python's own formatting decides.
+    binary number, so there (well under one in a thousand) Python's own formatting decides.
     """
     array = as_numbers(values)
     size = np.abs(array.reshape(-1))
@@ -123,14 +123,20 @@ class Encoding(ABC):
 
     @abstractmethod
     def encode(self, values) -> np.ndarray:
-        """(...) numbers -> int64 ids (..., k). Raises ValueError for NaN, infinity, or a number beyond the range."""
+        """(...) numbers -> int64 ids (..., k).
+
+        Raises TypeError for what is not real numbers, ValueError for NaN, infinity, or a number beyond the range.
+        """
 
     @abstractmethod
     def numbers(self, ids: np.ndarray) -> np.ndarray:
         """Ids (..., k), all of them in the vocabulary, -> float64 (...), NaN where no encoder wrote them."""
 
     def decode(self, ids) -> np.ndarray:
-        """Ids (..., k) -> float64 (...); NaN for ids that no encoder could have written."""
+        """Ids (..., k) -> float64 (...); NaN for ids that no encoder could have written.
+
+        Raises TypeError for what is not integers, ValueError for another last axis than k.
+        """
         ids = as_array(ids, "integer ids", "iu")
         if ids.ndim == 0 or ids.shape[-1] != self.tokens_per_number:
             raise ValueError(f"{self.name} ids end with an axis of {self.tokens_per_number}, got shape {ids.shape}")
@@ -154,11 +160,9 @@ class Encoding(ABC):
                 row[:] = [*written, *padding[len(tokens) :]]
         return self.decode(ids)
 
-    @property
+    @cached_property
     def index(self) -> dict[str, int]:
-        if not hasattr(self, "_index"):
-            self._index = {token: i for i, token in enumerate(self.vocabulary)}
-        return self._index
+        return {token: i for i, token in enumerate(self.vocabulary)}
 
 
 class Positional(Encoding):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .encodings import encoding
 
 MANTISSAS = 900  # 100 to 999
-NUMBERS = 1 + 32 * MANTISSAS  # FP15 ids of zero and of (sign, exponent, mantissa): see encodings.FP15
+NUMBERS = 1 + 32 * MANTISSAS  # FP15 ids of zero and of (sign, exponent, mantissa): see encodings.FloatingPoint
 
 
 def numeric_features(values: Tensor) -> Tensor:
@@ -57,16 +57,19 @@ class Attention(nn.Module):
         return x.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def queries(self, x: Tensor) -> Tensor:
+        """(B, L, width) -> (B, heads, L, width/heads)."""
         width, bias = x.shape[-1], self.projection.bias
         bias = None if bias is None else bias[:width]
         return self.split(F.linear(x, self.projection.weight[:width], bias), 1)[0]
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, ...]:
+        """(B, K, width) -> two tensors (B, heads, K, width/heads)."""
         width, bias = memory.shape[-1], self.projection.bias
         bias = None if bias is None else bias[width:]
         return self.split(F.linear(memory, self.projection.weight[width:], bias), 2)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, heads, L, width/heads), twice (B, heads, K, width/heads), mask (L, K) to add -> (B, L, width)."""
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
         if mask is not None:
             scores = scores + mask
@@ -154,10 +157,11 @@ class NumberHead(nn.Module):
         nn.init.zeros_(self.seen.weight)
 
     def mantissas(self, x: Tensor, classes: Tensor) -> Tensor:
+        """(B, L, width), classes (B, L) of sign and exponent -> logits (B, L, 900)."""
         return self.mantissa(F.relu(self.hidden(x) + self.seen(classes)).square())
 
     def loss(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Mean over numbers of the cross-entropy in nats, both parts together."""
+        """(B, L, width), FP15 ids (B, L) -> mean over numbers of the cross-entropy in nats, both parts together."""
         classes, mantissas = split_ids(ids)
         first = F.cross_entropy(self.exponent(x).float().flatten(0, 1), classes.flatten())
         logits = self.mantissas(x, classes).float().flatten(0, 1)

@@ -1,7 +1,8 @@
 """How predictions are judged: one set of functions for the training log, the tests and the notebooks.
 
 Formulas: Charton 2022 and its analysis code. M is the matrix as decoded from its input tokens, so inputs are
-expected rounded (`evaluation.rounded`). A prediction with a NaN, one that does not decode, is infinitely wrong.
+expected rounded (`evaluation.rounded`); targets are of the matrix before it was rounded, as in the paper.
+A prediction with a NaN, one that does not decode, is infinitely wrong.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Transformer(nn.Module):
         return torch.cartesian_prod(*[torch.arange(self.size, device=device)] * 2).unbind(1)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """(B, n, n) FP15 ids -> (B, L, width), L = n(n+1)/2 for a triangle, else n*n (+ 2 dimension tokens)."""
+        """(B, n, n) FP15 ids -> (B, L, width), L = n(n+1)/2 for a triangle, else n*n; with embedding="token" 2 more."""
         n, (rows, columns) = inputs.shape[-1], self.entries(inputs.device)
         ids = inputs[:, rows, columns]
         if self.options.embedding == "token":

@@ -85,7 +85,7 @@ def load_predictions(run: str, spectrum: str = "semicircle") -> tuple[str, np.nd
 
 
 def stored_seeds(run: str) -> list[str]:
-    """The run and its repetitions with other seeds, those that have predictions."""
+    """The run and its repetitions with seeds 1 to 9, those that have predictions."""
     names = [run, *(f"{run}-seed{seed}" for seed in range(1, 10))]
     return [name for name in names if any(PREDICTIONS.glob(f"{name}-on-*.parquet"))]
 

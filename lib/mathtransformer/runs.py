@@ -222,7 +222,8 @@ class Run:
         sees them rounded to three significant digits. Returns float64 shaped like the targets: eigenvalues
         (N, n) descending; eigenvectors (N, n+1, n), eigenvalues ascending in row 0, then V, whose columns may have
         either sign; inversion (N, n, n).
-        NaN where a number does not decode. Raises ValueError naming the problem and the offending index.
+        NaN where a number does not decode. Raises TypeError for what is not real numbers, ValueError naming the
+        problem and the offending index for other unfit inputs.
         """
         inputs = check_inputs(self.config.task, inputs)
         if inputs.shape[1] != self.config.size:

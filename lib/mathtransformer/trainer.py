@@ -1,10 +1,10 @@
 """The training loop: fresh examples at every step, on a budget, saved so that nothing is lost.
 
 The examples of a step depend on the seed and the step alone, and nothing else is random after the weights are
-initialised: a training that is cut and resumed on the same machine, with the same threads, ends with the same
-bits, provided that its budget is in examples (a budget in minutes decays the learning rate by the clock). Several
-processes can train one model together, see `processes`: they share the examples of each step, so that a training
-may be resumed by another number of them.
+initialised: a training that is cut and resumed on the same machine, with the same threads and precision, ends with
+the same bits, provided that its budget is in examples (a budget in minutes decays the learning rate by the clock).
+Several processes can train one model together, see `processes`: they share the examples of each step, so that a
+training may be resumed by another number of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger("mathtransformer")
 def product_seconds(dtype: torch.dtype) -> float:
     """Best time of a matrix product of the size that a layer of a training step has."""
     a, b = torch.ones(1024, 128, dtype=dtype), torch.ones(128, 512, dtype=dtype)
-    return min(timeit.repeat(lambda: a @ b, number=1, repeat=30))
+    return min(timeit.repeat(lambda: a @ b, number=1, repeat=10))
 
 
 @functools.cache
@@ -80,7 +80,8 @@ class Trainer:
         self.step, self.seconds, self.losses, self.rows = 0, 0.0, [], []
         self.legs: list[dict] = []  # where each earlier leg ended, see `extend`
         self.saved: int | None = None  # the step of the latest checkpoint
-        self.bfloat16 = uses_bfloat16(config.training.precision, self.device)
+        # All processes in the same precision, whatever each of them has measured.
+        self.bfloat16 = bool(self.group.largest(uses_bfloat16(config.training.precision, self.device))[0])
         self.compiled = compiled and shutil.which("g++") is not None
         self.uncompiled = self.group.wrap(self.model)
         self.loss_function = torch.compile(self.uncompiled) if self.compiled else self.uncompiled
@@ -178,7 +179,7 @@ class Trainer:
         for kind, optimizer in self.optimizers.items():
             for i, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"{kind}.{i}.{name}": tensor for name, tensor in values.items()}
-        state = {name: getattr(self, name) for name in ("step", "seconds", "losses", "rows", "legs")}
+        state = {name: getattr(self, name) for name in ("step", "seconds", "losses", "rows", "legs", "bfloat16")}
         runs.save_checkpoint(self.folder, tensors, {"config": self.config.to_json(), **state})
         self.saved = self.step
         runs.write_log(self.folder, pd.DataFrame(self.rows))
@@ -210,6 +211,9 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.losses, self.rows, self.legs = state["losses"], state["rows"], state["legs"]
         self.saved = self.step
+        if (begun := state.get("bfloat16", self.bfloat16)) != self.bfloat16:
+            old, new = (("single precision", "bfloat16")[used] for used in (begun, self.bfloat16))
+            log.warning("%s was begun in %s, goes on in %s: not with the same bits", self.folder, old, new)
 
     def extend(self, info: dict) -> None:
         """Begin another leg from the published weights: a new warm-up and decay, the old counters and log."""

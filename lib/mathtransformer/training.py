@@ -98,7 +98,12 @@ def train(
     """Train one model into `folder`. Returns 0, or 128 + the signal's number if it was cut short (and saved).
 
     resume: go on with what was begun there, if anything. extend: the same, and if that is finished, train another
-    leg with the budget of `config`. force: train anew, over what is there. save_every: seconds between checkpoints.
+    leg with the budget of `config`. force: train anew, over what is there. device: "cpu", "cuda" or "auto". threads:
+    of the CPU; None leaves PyTorch's own number. compiled: use torch.compile. show: a progress bar. save_every:
+    seconds between checkpoints.
+
+    Raises ValueError for unfit arguments, RunError (a ValueError) for a folder that cannot be trained into, and
+    FloatingPointError if the loss is no longer finite.
     """
     folder = Path(folder)
     if threads is not None:
