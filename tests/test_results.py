@@ -104,10 +104,10 @@ def test_errors_of_inverses_follow_the_condition_number():
 
 
 def test_fast_learns_in_the_time_in_which_paper_does_not():
-    fast, paper = (load_run(f"eigenvectors-3x3-{name}") for name in ("components", "paper"))
+    fast, paper = (load_run(f"eigenvectors-3x3-{name}") for name in ("canonical", "paper"))
     assert fast.info["seconds"] == pytest.approx(paper.info["seconds"], rel=0.01)
     assert share("eigenvectors-3x3-components") > 0.97
-    assert share("eigenvectors-3x3-canonical") == pytest.approx(0.989, abs=0.004)
+    assert share("eigenvectors-3x3-canonical") == pytest.approx(0.987, abs=0.004)
     assert share("eigenvectors-3x3-paper", name="eigenvalues", tolerance=0.25) < 0.3
 
 

@@ -208,7 +208,7 @@ def make_large_presets() -> dict[str, Config]:
         preset("eigenvalues-8x8-laplace", "eigenvalues", 8, spectrum="laplace", examples=2_000_000),
         preset("eigenvectors-5x5", "eigenvectors", 5, examples=3_000_000),
         preset("eigenvectors-6x6", "eigenvectors", 6, examples=6_000_000),
-        # Inversion is learned better with AdamW, and 5x5 eigenvectors with Muon (LOG.md).
+        # 3x3 inversion was learned better with AdamW, 5x5 eigenvectors with Muon (LOG.md); the larger are untried.
         preset("inversion-3x3", "inversion", 3, examples=7_000_000, optimizer="adamw"),
         preset("inversion-4x4", "inversion", 4, examples=6_000_000, optimizer="adamw"),
         preset("inversion-5x5", "inversion", 5, examples=12_000_000, optimizer="adamw"),

@@ -47,8 +47,7 @@ def product_seconds(dtype: torch.dtype) -> float:
 
 @functools.cache
 def bfloat16_is_fast() -> bool:
-    """Measured, since a processor may have bfloat16 and be slower with it: AVX-512 of some of Intel's takes twice the
-    time of single precision, AMD's Zen 5 a third or a quarter."""
+    """Measured, since a processor may have bfloat16 and be slower with it: a Xeon took twice as long (LOG.md)."""
     return 1.5 * product_seconds(torch.bfloat16) < product_seconds(torch.float32)
 
 
@@ -80,8 +79,8 @@ class Trainer:
         self.step, self.seconds, self.losses, self.rows = 0, 0.0, [], []
         self.legs: list[dict] = []  # where each earlier leg ended, see `extend`
         self.saved: int | None = None  # the step of the latest checkpoint
-        # All processes in the same precision, whatever each of them has measured.
-        self.bfloat16 = bool(self.group.largest(uses_bfloat16(config.training.precision, self.device))[0])
+        # All processes in the same precision: single, if one of them is not faster in bfloat16.
+        self.bfloat16 = not self.group.largest(not uses_bfloat16(config.training.precision, self.device))[0]
         self.compiled = compiled and shutil.which("g++") is not None
         self.uncompiled = self.group.wrap(self.model)
         self.loss_function = torch.compile(self.uncompiled) if self.compiled else self.uncompiled
