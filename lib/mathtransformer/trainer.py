@@ -2,9 +2,8 @@
 
 The examples of a step depend on the seed and the step alone, and nothing else is random after the weights are
 initialised: a training that is cut and resumed on the same machine, with the same threads and precision, ends with
-the same bits, provided that its budget is in examples (a budget in minutes decays the learning rate by the clock).
-Several processes can train one model together, see `processes`: they share the examples of each step, so that a
-training may be resumed by another number of them.
+the same bits, provided that its budget is in examples (one in minutes decays the learning rate by the clock). Several
+processes can train one model together: they share each step's examples, so another number of them may resume it.
 """
 
 from __future__ import annotations
@@ -52,9 +51,7 @@ def bfloat16_is_fast() -> bool:
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    return device.type == "cuda" or bfloat16_is_fast()
+    return precision == "bfloat16" or (precision == "auto" and (device.type == "cuda" or bfloat16_is_fast()))
 
 
 def make_optimizers(model: Transformer, training: TrainOptions) -> dict[str, torch.optim.Optimizer]:
