@@ -7,10 +7,9 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTE := $(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN --ExecutePreprocessor.record_timing=False
 
 FAULTS := tests/test_faults.py tests/test_processes.py tests/test_any_input.py tests/test_any_command.py
-LARGE := eigenvalues-5x5-semicircle eigenvalues-5x5-laplace eigenvectors-5x5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-faults lint train train-5x5 predictions notebooks bench
+.PHONY: help setup figures test test-faults lint lab train predictions notebooks bench
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,11 +37,11 @@ lint: $(STAMP)  ## ruff: style and format
 test-faults: $(STAMP)  ## the long tests: trainings killed at random, full disks, thousands of bad inputs, several processes
 	$(BIN)/python -m pytest -m '' $(FAULTS)
 
-train: $(STAMP)  ## train the small models of data/runs, two at a time, one thread each, resuming what was begun
-	$(BIN)/python -m mathtransformer queue
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
 
-train-5x5: $(STAMP)  ## train the 5x5 models in legs of an hour, two at a time; stop and start it at any time
-	$(BIN)/python -m mathtransformer queue --leg 60 $(LARGE)
+train: $(STAMP)  ## train the models of data/runs that are not there, two at a time, one thread each; may be stopped and started
+	$(BIN)/python -m mathtransformer queue
 
 predictions: $(STAMP)  ## solve the test sets with every model whose answers are missing or out of date
 	$(BIN)/python -m mathtransformer predict

@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,19 +17,20 @@ import pytest
 from test_runs import tiny, train
 
 from mathtransformer import __main__ as cli
-from mathtransformer import runs, trainer
-from mathtransformer.trainer import Trainer
+from mathtransformer.files import FileError
+from mathtransformer.training import progress
+from mathtransformer.training.trainer import Trainer
 
 STEPS = 40  # of a training of `tiny`
-TEST_PROBLEMS = 20  # instead of 1000: most of the time of so short a training
+PROBLEMS = 20  # instead of 1000: most of the time of so short a training
 AFTER_EVERY_STEP = 1e-9  # seconds between two checkpoints
-WRITES = 1 + 2 * (STEPS + 1) + 3  # a try before it begins, two files after every step and at the end, what is published
+WRITES = 1 + 5 * (STEPS + 1)  # a try before it begins, then five files after every step and at the end
 FLAGS = ["--width", "16", "--heads", "2", "--encoder-layers", "1", "--no-compile", "--threads", "1", "--device", "cpu"]
-FLAGS += ["--components", "5", "--optimizer", "muon"]
+FLAGS += ["--components", "5", "--optimizer", "muon", "--precision", "float32"]
 
 # The fork server has no threads of its own, so that its children are clean, and they need not import PyTorch again.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mathtransformer.training"])
+PROCESSES.set_forkserver_preload(["mathtransformer.training.begin"])
 
 
 def result(folder: Path) -> tuple[bytes, str]:
@@ -45,7 +45,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def resume(folder: Path) -> int:
-    return train(tiny(), folder, resume=True)
+    """The same command again."""
+    return train(tiny(), folder)
 
 
 def after_steps(patch, actions: dict) -> None:
@@ -69,13 +70,13 @@ def cut_training(folder: Path, **options) -> Path:
 
 def child(pipe, folder, deadly=None, **options):
     """A training in a process of its own, which saves after every step and tells its number, or why it refuses."""
-    trainer.TEST_PROBLEMS = TEST_PROBLEMS
+    progress.PROBLEMS = PROBLEMS
     if deadly:
         die_while_writing(*deadly)
     after_steps(pytest.MonkeyPatch(), {step: functools.partial(pipe.send, step) for step in range(1, 2 * STEPS + 1)})
     try:
         train(tiny(), folder, save_every=AFTER_EVERY_STEP, **options)
-    except runs.RunError as error:
+    except FileError as error:
         pipe.send(str(error))
 
 
@@ -158,12 +159,11 @@ class Disk:
             (self.folder / "rubbish").unlink(missing_ok=True)
 
 
-def command(monkeypatch, folder: Path, *more: str) -> int:
+def command(folder: Path, *more: str) -> int:
     """The command line, in this process, with the options of `tiny`."""
     arguments = ["train", "eigenvectors-3x3", "--examples", "640", "--batch", "16", "--out", str(folder), *FLAGS]
     arguments += ["--save-every", str(AFTER_EVERY_STEP)]
-    monkeypatch.setattr(sys, "argv", ["mathtransformer", *arguments, *more])
-    return cli.main()
+    return cli.main([*arguments, *more])
 
 
 def damages(path: Path, others: dict[str, Path]):

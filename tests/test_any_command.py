@@ -10,7 +10,6 @@ import io
 import itertools
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +19,9 @@ from anything import for_any
 from hypothesis import strategies as st
 
 from mathtransformer import __main__ as cli
-from mathtransformer import bench, jobs, predictions, training
+from mathtransformer.analysis import predictions
+from mathtransformer.tools import bench, queue
+from mathtransformer.training import begin
 
 SCRATCH = tempfile.TemporaryDirectory()
 OUT, FILE = Path(SCRATCH.name) / "run", Path(SCRATCH.name) / "file"
@@ -36,10 +37,9 @@ WRONG = {
 }
 FINE = {
     "seed": ["0"], "warmup": ["0", HUGE], "examples": [HUGE], "beta2": ["0"], "clip": ["inf", "1e999"],
-    "save_every": ["0", "inf", "1e999"], "partition": TEXTS, "options": [""], "at_once": [HUGE], "gpus": ["0"],
-    "components": ["0"],
+    "save_every": ["0", "inf", "1e999"], "partition": TEXTS, "gpus": ["0"], "components": ["0"],
 }  # fmt: skip
-PRESETS = ["eigenvectors-3x3", "eigenvalues-4x4-laplace", "inversion-2x2", "eigenvectors-3x3-paper", "eigenvectors-5x5"]
+PRESETS = ["eigenvectors-3x3", "eigenvalues-3x3-laplace", "inversion-2x2", "eigenvectors-3x3-paper", "eigenvectors-5x5"]
 NAMES = ["eigenvalues-21x21", "eigenvalues-0x0", "eigenvalues-2x3", "inversion-3x3-laplace", "eigenvectors-3x3:x", ":"]
 NAMES += ["eigenvectors-3x3:-1", f"eigenvalues-{'9' * 400}x{'9' * 400}", "eigenvectors-3x3-paper-laplace", "..", "/"]
 CONTRADICTIONS = [
@@ -50,9 +50,10 @@ if not torch.cuda.is_available():
     CONTRADICTIONS.append(("eigenvectors-3x3", "--device=cuda"))
 NAMED = {  # other words for an argument
     "minutes": ["budget"], "examples": ["budget"],
-    "preset": ["size", "spectrum"], "name": ["preset", "seed", "size", "spectrum"],
+    "preset": ["size", "spectrum"], "name": ["preset", "seed", "size", "spectrum"], "size": ["leave one of them out"],
+    "task": ["leave one of them out"], "recipe": ["leave one of them out"], "spectrum": ["leave one of them out"],
 }  # fmt: skip
-WORK = [(training, "Trainer"), (bench, "bench"), (predictions, "predict"), (jobs, "run_here"), (jobs, "submit")]
+WORK = [(begin, "Trainer"), (bench, "bench"), (predictions, "predict"), (queue, "run_here"), (queue, "submit")]
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -79,7 +80,7 @@ def mistakes() -> list[tuple[str, list[str], list[str], str]]:
     found = []
     for command, parser in commands().items():
         actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
-        needed = [a for a in actions if not a.option_strings and a.nargs is None]
+        needed = [a for a in actions if a.dest == "preset"]
         right = PRESETS if needed else []
         for action in actions:
             about = [action.dest, action.dest.replace("_", "-"), *action.option_strings, *NAMED.get(action.dest, [])]
@@ -88,7 +89,7 @@ def mistakes() -> list[tuple[str, list[str], list[str], str]]:
                 found.append((command, positional, wrong, [*about, repr(wrong[0].partition("=")[2] or wrong[0])]))
         found += [(command, [], [], [a.dest]) for a in needed]
         found += [(command, right, [extra], [extra]) for extra in ("--surplus", "--surplus=1", "-z")]
-        if all(a.option_strings or a.nargs is None for a in actions):
+        if all(a.option_strings or a.nargs != "*" for a in actions):
             found.append((command, right, ["surplus"], ["surplus"]))
         for group in parser._mutually_exclusive_groups:
             for pair in itertools.combinations(group._group_actions, 2):
@@ -119,9 +120,8 @@ def run(arguments: list[str]) -> tuple[int, list[str]]:
         patch.setattr(cli, "RUNS", Path(SCRATCH.name) / "runs")
         for module, name in WORK:
             patch.setattr(module, name, begin)
-        patch.setattr(sys, "argv", ["mathtransformer", *arguments])
         try:
-            status = cli.main()
+            status = cli.main(arguments)
         except SystemExit as end:
             status = end.code
     return status, [line for line in error.getvalue().splitlines() if not re.match("usage:| ", line)]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mathtransformer import bench
-from mathtransformer.config import get_preset
+from mathtransformer.tools import bench
+from mathtransformer.training.config import Config
 
 
 def test_operations_against_a_count_by_hand():
@@ -15,15 +15,15 @@ def test_operations_against_a_count_by_hand():
     heads = (33 + width + 900) * width * written + 20 * width * read
     embeddings = 2 / 3 * 42 * width * (read + written - 1)  # no gradient for what is embedded
     expected = 6 * (encoder + decoder + heads + embeddings)
-    assert bench.flops(get_preset("eigenvectors-5x5")) == pytest.approx(expected, rel=0.01)
-    assert bench.flops(get_preset("eigenvalues-5x5")) < expected / 1.6  # it writes 5 numbers instead of 30
+    assert bench.flops(Config.of("eigenvectors", 5)) == pytest.approx(expected, rel=0.01)
+    assert bench.flops(Config.of("eigenvalues", 5)) < expected / 1.6  # it writes 5 numbers instead of 30
 
 
 def test_a_training_is_measured(monkeypatch):
-    monkeypatch.setattr(bench, "test_set", lambda config, n: original(config, 20))
+    monkeypatch.setattr(bench, "test_set", lambda task, size, n: original(task, size, 20))
     rates = bench.training("inversion", 1, seconds=0.3, compiled=False)
     assert rates["examples"] > 10 and rates["predictions"] > 10
-    operations = bench.flops(get_preset("inversion-1x1"))
+    operations = bench.flops(Config.of("inversion", 1))
     assert rates["GFLOP"] == pytest.approx(rates["examples"] * operations / 1e9)
     assert bench.ceiling(torch.float32, 0.1) > rates["GFLOP"]
 

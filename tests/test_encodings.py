@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathtransformer.encodings import ENCODINGS, digits, encoding
+from mathtransformer.data.encodings import ENCODINGS, digits, encoding
 
 GOLDEN = pd.read_csv(Path(__file__).parent / "data" / "encodings.csv")
 in_range = st.floats(-9.9e8, 9.9e8).filter(lambda x: abs(x) > 1e-6)

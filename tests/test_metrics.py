@@ -1,25 +1,20 @@
 """Metrics against cases worked out by hand."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mathtransformer.metrics import (
-    TOLERANCES,
-    condition_number,
-    norm_error,
-    orthogonality,
-    orthogonality_adjacent,
-    problem_properties,
-    properties,
-    proportion,
-    within,
-)
-from mathtransformer.problems import TASKS, sample
+from mathtransformer.data.measures import condition_number, norm_error, orthogonality, orthogonality_official
+from mathtransformer.data.tasks import TASKS, sample
+from mathtransformer.evaluation.metrics import TOLERANCES, problem_properties, properties, proportion, within
+
+TEXTS = ("matrix", "target", "prediction")  # columns of official_evaluation.csv that hold numbers
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -69,13 +64,26 @@ def test_geometry_by_hand():
     skewed = np.eye(4)[None].copy()
     skewed[0, 2] = [0.5, 0, np.sqrt(0.75), 0]
     assert orthogonality(skewed)[0] == pytest.approx(0.5)
-    columns_only = 0.5 * 0  # columns 0 and 2 share row 2, and are not neighbours either
-    assert orthogonality_adjacent(skewed)[0] == pytest.approx(columns_only)
-    # The official variant does not normalise the second vector: doubling the next row doubles it.
+    assert orthogonality_official(skewed)[0] == 0
+    # The official variant normalises neighbours, but not the product of the first and the last row.
     pair = np.array([[[1.0, 0.0], [0.6, 0.8]]])
-    longer = pair * np.array([[[1.0], [2.0]]])
-    assert orthogonality(pair)[0] == pytest.approx(0.6)
-    assert orthogonality_adjacent(longer)[0] >= 1.2
+    assert orthogonality(pair)[0] == orthogonality_official(pair)[0] == pytest.approx(0.6)
+    assert orthogonality_official(pair * np.array([[[1.0], [2.0]]]))[0] == pytest.approx(1.2)
+    three = np.array([[[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 5.0]]])
+    assert orthogonality_official(three * np.array([[[1.0], [7.0], [1.0]]]))[0] == pytest.approx(0.6)
+
+
+def test_the_official_evaluation():
+    """160 predictions that the official notebook's own code has judged."""
+    table = pd.read_csv(Path(__file__).parent / "data" / "official_evaluation.csv")
+    assert len(table) == 160
+    for n, rows in table.groupby("size"):
+        numbers = {name: np.array([text.split() for text in rows[name]], float) for name in TEXTS}
+        matrices = numbers["matrix"].reshape(-1, n, n)
+        targets, predictions = (numbers[name].reshape(-1, n + 1, n) for name in ("target", "prediction"))
+        ours = properties("eigenvectors", matrices, targets, predictions)
+        for name in ("error", "eigenvalues", "norm", "orthogonality_official"):
+            np.testing.assert_allclose(ours[name], rows[name], rtol=1e-9, atol=1e-9)
 
 
 def test_gap():

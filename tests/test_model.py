@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from mathtransformer.config import RECIPES
-from mathtransformer.encodings import encoding
-from mathtransformer.layers import NUMBERS, NumberHead, numeric_features, split_ids
-from mathtransformer.model import ModelOptions, Transformer
-from mathtransformer.problems import TASKS, get_task, sample
+from mathtransformer.data.encodings import encoding
+from mathtransformer.data.tasks import TASKS, get_task, sample
+from mathtransformer.model.numbers import NUMBERS, NumberHead, numeric_features, split_ids
+from mathtransformer.model.options import ModelOptions
+from mathtransformer.model.transformer import Transformer
+from mathtransformer.training.config import RECIPES
 
 
 def tiny(task, size, recipe, **options):
     torch.manual_seed(0)
     chosen = {**vars(RECIPES[recipe][0]), "width": 16, "heads": 2, "encoder_layers": 1, **options}
-    model = Transformer(task, size, ModelOptions(**chosen))
+    model = Transformer(get_task(task), size, ModelOptions(**chosen))
     for parameter in model.parameters():  # blocks that start as the identity would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -25,7 +26,7 @@ def batch(model, task, size, n=5):
     if model.options.cotrain:
         targets = get_task(task).solve_richer(inputs)
     read = torch.from_numpy(encoding("FP15").encode(inputs)[..., 0])
-    return read, torch.from_numpy(model.written.encode(targets))
+    return read, torch.from_numpy(model.writer.written.encode(targets))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -35,27 +36,22 @@ def batch(model, task, size, n=5):
 def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
     torch.manual_seed(1)
     chosen = {**vars(RECIPES[recipe][0]), "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    model = Transformer(task, size, ModelOptions(**chosen)).eval()
+    model = Transformer(get_task(task), size, ModelOptions(**chosen)).eval()
     for parameter in model.parameters():  # not norms and biases: these drown the problem
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.4)
     inputs, _ = sample(task, size, 6, np.random.default_rng(0))
     read = torch.from_numpy(encoding("FP15").encode(inputs)[..., 0])
 
-    chosen_ids = []  # all that generate writes, with the dimension tokens and the end that it cuts off
-    feed = model.feed.register_forward_hook(lambda module, given, output: chosen_ids.append(given[0]))
+    chosen_ids, writer = [], model.writer  # all that generate writes, with what it cuts off
+    choose = writer.choose
+    writer.choose = lambda x: chosen_ids.append(choose(x)) or chosen_ids[-1]
     model.generate(read)
-    feed.remove()
     sequence = torch.cat(chosen_ids, 1)
 
-    memory = model.encode(read)
-    first = model.first_vector().expand(len(read), 1, -1)
-    x = torch.cat([first, model.feed(sequence[:, :-1])], 1) + model.written_places(read.device)[: sequence.shape[1]]
-    mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
-    for layer in model.decoder:
-        x = layer(x, memory, mask)
-    x = model.norms[1](x)
-    again = model.head.choose(x) if model.numbers else (x @ model.feed.weight.T).argmax(-1)
+    memory, length = model.encode(read), sequence.shape[1]
+    x = writer.embed(sequence[:, :-1], len(read)) + model.positions[1](*writer.places())[:length]
+    again = choose(model.decode(x, memory, torch.full((length, length), -torch.inf).triu(1)))
     assert torch.equal(again, sequence)
     assert len(sequence.unique(dim=0)) > 1  # the answer depends on the problem
 
@@ -84,7 +80,7 @@ def test_learns_a_fixed_batch(recipe, goal):
     """An untrained model is at ln(33 * 900) = 10.3 nats a number, or ln(1100) = 7 a token."""
     torch.manual_seed(0)
     options = {**vars(RECIPES[recipe][0]), "width": 32, "heads": 4, "encoder_layers": 1}
-    model = Transformer("eigenvalues", 3, ModelOptions(**options))
+    model = Transformer(get_task("eigenvalues"), 3, ModelOptions(**options))
     read, targets = batch(model, "eigenvalues", 3, n=16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     assert model(read, targets).item() > 2 * goal
@@ -124,12 +120,12 @@ def test_choose_is_the_mode_or_the_median_of_all_numbers(seed):
     order = np.argsort(values)
     below = joint.numpy()[:, order].cumsum(1)
     expected = values[order][(below < 0.5).sum(1)]
-    chosen = encoding("FP15").decode(head.choose(x)[0, :, None].numpy())
+    chosen = encoding("FP15").decode(head(x)[0, :, None].numpy())
     assert len(np.unique(expected)) > 20 and (expected < 0).any() and (expected > 0).any()
     assert (chosen == expected).mean() >= 0.98  # the order of summation may move one by a mantissa
     np.testing.assert_allclose(chosen, expected, rtol=0.011)
     head.decoding = "greedy"
-    classes, mantissas = split_ids(head.choose(x)[0])
+    classes, mantissas = split_ids(head(x)[0])
     assert torch.equal(classes, shares.argmax(-1))
     given = head.mantissas(x, classes[None])[0].argmax(-1)
     assert torch.equal(mantissas[classes > 0], given[classes > 0])
@@ -189,3 +185,24 @@ def test_target_shapes():
 def test_contradictory_options(options, message):
     with pytest.raises(ValueError, match=message):
         ModelOptions(**options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_hooks_see_every_part_in_training_and_while_answering(recipe):
+    model = tiny("eigenvectors", 3, recipe)
+    read, targets = batch(model, "eigenvectors", 3)
+    layer, seen = model.decoder[0], {}
+    parts = {"layer": layer, "self": layer.attention, "cross": layer.cross, "pattern": layer.cross.pattern}
+    parts |= {"encoder": model.encoder[0].attention.pattern, "read": model.read}
+    parts |= {"head": model.writer.head} if recipe == "fast" else {"table": model.writer.table}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda module, given, output, name=name: seen.setdefault(name, []).append(output))
+    for work in (lambda: model(read, targets), lambda: model.generate(read)):
+        seen.clear()
+        work()
+        assert set(seen) == set(parts)
+        for name in ("pattern", "encoder"):
+            for pattern in seen[name]:
+                assert pattern.shape[:2] == (5, 2)
+                torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from mathtransformer.config import PRESETS, get_preset
-from mathtransformer.model import Transformer
-from mathtransformer.muon import Muon, layer_matrices, orthogonal
-from mathtransformer.trainer import make_optimizers
+from mathtransformer.data.tasks import get_task
+from mathtransformer.model.transformer import Transformer
+from mathtransformer.training.muon import Muon, layer_matrices, orthogonal
+from mathtransformer.training.presets import PRESETS, get_preset
+from mathtransformer.training.trainer import make_optimizers
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 32, 8), (2, 8, 32)])
@@ -39,11 +40,11 @@ def test_momentum_is_nesterovs():
 
 
 def test_every_weight_has_one_optimizer():
-    config = get_preset("eigenvectors-5x5").changed(width=16, heads=2)
-    model = Transformer("eigenvectors", 5, config.model)
+    config = get_preset("eigenvectors-5x5").config.changed(width=16, heads=2)
+    model = Transformer(get_task("eigenvectors"), 5, config.model)
     optimizers = make_optimizers(model, config.training)
     given = [weights for optimizer in optimizers.values() for weights in optimizer.param_groups[0]["params"]]
     assert sorted(map(id, given)) == sorted(map(id, model.parameters()))
-    # Encoder layers have attention (2) and feed-forward (2), decoder layers cross-attention (2) besides.
-    assert len(layer_matrices(model)) == 4 * 4 + 6 == len(optimizers["muon"].param_groups[0]["params"])
-    assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].training)) == ["optimizer"]
+    # Encoder layers have attention (2) and feed-forward (2), decoder layers cross-attention (3) besides.
+    assert len(layer_matrices(model)) == 4 * 4 + 7 == len(optimizers["muon"].param_groups[0]["params"])
+    assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].config.training)) == ["optimizer"]

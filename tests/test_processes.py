@@ -1,5 +1,6 @@
 """Several processes: one model trained by two under torchrun, and many trainings by the queue."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from mathtransformer import jobs, load_run, runs
-from mathtransformer.config import LEGS, later_leg
-from mathtransformer.processes import Group
-from mathtransformer.training import next_leg
+from mathtransformer import __main__ as cli
+from mathtransformer import files, load_run
+from mathtransformer.files import FileError
+from mathtransformer.paths import RUNS
+from mathtransformer.tools import queue as queues
+from mathtransformer.training.distributed import Group
 
 WORKER = Path(__file__).with_name("train_together.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-SMALL = "--width 16 --heads 2 --encoder-layers 1 --batch 16 --no-compile --device cpu"
+SMALL = "--width 16 --heads 2 --encoder-layers 1 --batch 16 --no-compile --device cpu --precision float32"
 TRAIN = ["-m", "mathtransformer", "train", "eigenvectors-3x3", "--threads", "1", *SMALL.split()]
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -34,7 +37,7 @@ def work(folder, steps, processes=2):
     """Train to `steps`; returns, of each process, the first examples it saw and its losses."""
     folder.mkdir(exist_ok=True)
     run([*(TORCHRUN if processes == 2 else [sys.executable]), WORKER, folder, steps])
-    return [json.loads((folder / f"seen-{steps}-{rank}.json").read_text()) for rank in range(processes)]
+    return [json.loads((folder / f"seen-{steps}-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def test_what_is_refused_stays_refused(tmp_path):
     command = [*TORCHRUN, "--max-restarts=1", *TRAIN, "--examples", "640", "--out", str(tmp_path / "run")]
     result = subprocess.run(command, capture_output=True, text=True, env=ALONE)
     assert result.returncode != 0
-    assert result.stderr.count("exists: continue it with --resume") == 2
+    assert result.stderr.count("was begun with other options (phases: ") >= 2
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
@@ -136,48 +139,66 @@ def test_a_batch_is_dealt_evenly():
         Group(0, 3).share(16)
 
 
-def queue(folder, *names, **options):
-    return [jobs.Job.named(name, folder=folder, options=f"{SMALL} --examples 320", **options) for name in names]
+def queue(folder, *names, options=f"{SMALL} --examples 320"):
+    """Jobs with the trainings that they are."""
+    jobs = [queues.Job.named(name, folder=folder, options=tuple(options.split())) for name in names]
+    return {job: cli.configure(cli.parser().parse_args(job.train_words())) for job in jobs}
 
 
 def test_the_queue_trains_all_and_does_nothing_twice(tmp_path):
     trainings = queue(tmp_path, "eigenvectors-3x3:1", "inversion-2x2")
-    assert jobs.run_here(trainings, 2) == 0
-    assert all(job.done() for job in trainings)
+    assert queues.run_here(trainings, 2) == 0
+    assert not queues.waiting_for(trainings)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eigenvectors-3x3-seed1", "inversion-2x2"]
-    before = (trainings[0].run / "run.json").stat().st_mtime_ns
-    assert jobs.run_here(trainings, 2) == 0
-    assert (trainings[0].run / "run.json").stat().st_mtime_ns == before
+    files_there = [job.run / "run.json" for job in trainings]
+    before = [path.stat().st_mtime_ns for path in files_there]
+    assert queues.run_here(trainings, 2) == 0
+    assert [path.stat().st_mtime_ns for path in files_there] == before
+    others = queue(tmp_path, "inversion-2x2", options=f"{SMALL} --examples 640")
+    with pytest.raises(FileError, match="other options .phases: '320 examples.*now '640"):
+        queues.run_here(others, 2)
+
+
+def test_stored_runs_of_other_options_are_noticed_before_anything_begins():
+    with pytest.raises(FileError, match="width: 128, now 16"):
+        queues.run_here(queue(RUNS, "eigenvectors-3x3:1"), 1)
+
+
+def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path, monkeypatch):
+    """Such as by the child of a queue that was killed."""
+    trainings = queue(tmp_path, "inversion-2x2")
+    (tmp_path / "inversion-2x2").mkdir()
+    asked = itertools.count()
+    monkeypatch.setattr(queues, "is_locked", lambda folder: files.is_locked(folder) or next(asked) < 5)
+    assert queues.run_here(trainings, 1) == 0
+    assert next(asked) > 5 and not queues.waiting_for(trainings)
+    with files.lock(tmp_path / "inversion-2x2"):
+        assert subprocess.run([sys.executable, "-c", LOCKED, str(tmp_path / "inversion-2x2")]).returncode == 0
+
+
+LOCKED = "import sys, pathlib; from mathtransformer.files import is_locked; assert is_locked(pathlib.Path(sys.argv[1]))"
 
 
 def test_a_failure_does_not_stop_the_queue(tmp_path):
-    bad, good = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
-    bad.run.write_text("in the way")
-    assert jobs.run_here([bad, good], 1) == 1
-    assert good.done()
-
-
-def test_a_damaged_run_does_not_stop_the_queue(tmp_path):
-    bad, good = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
-    bad.run.mkdir()
-    (bad.run / "run.json").write_text("{")
-    assert jobs.run_here([bad, good], 2) == 1
-    assert good.done() and (bad.run / "run.json").read_text() == "{"
+    trainings = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
+    (tmp_path / "inversion-2x2").write_text("in the way", encoding="utf-8")
+    assert queues.run_here(trainings, 1) == 1
+    assert load_run(tmp_path / "eigenvectors-3x3").info["finished"]
 
 
 @pytest.mark.slow
 def test_the_queue_can_be_stopped_and_started_again(tmp_path):
     names = ["eigenvectors-3x3", "eigenvectors-3x3:1", "inversion-2x2"]
     command = [sys.executable, "-m", "mathtransformer", "queue", *names, "--out", tmp_path]
-    command += ["--options", f"{SMALL} --examples 32000 --save-every 0.5"]
+    command += ["--", *f"{SMALL} --examples 32000 --save-every 0.5".split()]
     process = subprocess.Popen([*map(str, command)], env=ALONE)
     wait_for(lambda: len(list(tmp_path.glob("*/checkpoint.safetensors"))) == 2)
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGTERM
-    infos = [runs.read_info(folder) for folder in tmp_path.iterdir()]
+    infos = [load_run(folder).info for folder in tmp_path.iterdir()]
     assert len(infos) == 2 and not any(info["finished"] for info in infos)
     run(command)
-    assert all(runs.read_info(folder)["steps"] == 2000 for folder in tmp_path.iterdir())
+    assert all(load_run(folder).info["steps"] == 2000 for folder in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -185,43 +206,15 @@ def test_the_queue_can_be_stopped_and_started_again(tmp_path):
 def test_the_queue_through_submitit(tmp_path):
     pytest.importorskip("submitit")
     trainings = queue(tmp_path / "runs", "eigenvectors-3x3", "eigenvectors-3x3:1")
-    submitted = jobs.submit(trainings, tmp_path / "log", cluster="local", hours=0.1)
+    submitted = queues.submit(trainings, tmp_path / "log", cluster="local", hours=0.1)
     assert [job.result() for job in submitted] == [None, None]
-    assert all(job.done() for job in trainings)
-    assert jobs.submit(trainings, tmp_path / "log", cluster="local") == []
+    assert not queues.waiting_for(trainings)
+    assert queues.submit(trainings, tmp_path / "log", cluster="local") == []
 
 
 def test_wrong_queues_are_refused(tmp_path):
     for name, message in (("eigenvectors-3x4", "unknown preset"), ("inversion-2x2:one", "whole number")):
         with pytest.raises(ValueError, match=message):
-            jobs.Job.named(name)
+            queues.Job.named(name)
     with pytest.raises(ValueError, match="cannot submit to slurm"):
-        jobs.submit(queue(tmp_path, "inversion-2x2"), tmp_path)
-
-
-def test_legs_share_the_budget_of_the_preset(tmp_path, monkeypatch):
-    config = LEGS["eigenvectors-5x5"]
-    hour = config.changed(minutes=60)
-    assert next_leg(config, tmp_path / "none", []) == config
-    first = next_leg(hour, tmp_path / "none", ["minutes"])
-    assert (first.minutes, first.examples) == (60, config.examples)
-    info = {"examples": 1_000_000, "steps": 15_625, "finished": True}
-    monkeypatch.setattr(runs, "read_info", lambda folder: info)
-    (tmp_path / "run.json").write_text("{}")
-    assert next_leg(config, tmp_path, []).examples == config.examples - 1_000_000
-    second = next_leg(hour, tmp_path, ["minutes"])
-    assert (second.minutes, second.examples) == (60, config.examples - 1_000_000)
-    assert second.training == later_leg(config, 1).training and first.training == config.training
-    info["examples"] = config.examples
-    assert next_leg(config, tmp_path, []) is None
-    assert next_leg(hour, tmp_path, ["minutes"]) == later_leg(hour, 1)
-    info["legs"] = [{}]
-    assert next_leg(hour, tmp_path, ["minutes"]) == later_leg(hour, 2)
-
-
-@pytest.mark.parametrize("legs", [[], [{}], [{}, {}]])
-def test_a_leg_that_was_begun_is_ended_with_its_own_budget(tmp_path, monkeypatch, legs):
-    begun = later_leg(LEGS["inversion-3x3"].changed(minutes=7), len(legs))
-    monkeypatch.setattr(runs, "what_was_begun", lambda folder: "checkpoint")
-    monkeypatch.setattr(runs, "load_checkpoint", lambda folder: ({}, {"config": begun.to_json(), "legs": legs}))
-    assert next_leg(LEGS["inversion-3x3"].changed(minutes=60), tmp_path, ["minutes"]) == begun
+        queues.submit(queue(tmp_path, "inversion-2x2"), tmp_path)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mathtransformer import runs
-from mathtransformer.config import LEGS, Config, get_preset, later_leg
+from mathtransformer.paths import RUNS
+from mathtransformer.training.presets import PRESETS, run_name
+from mathtransformer.training.runs import check_same, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -25,29 +26,41 @@ def table() -> str:
 
 
 def test_readme_has_the_table_of_notebook_04():
-    found = TABLE.search((ROOT / "README.md").read_text())
+    found = TABLE.search((ROOT / "README.md").read_text(encoding="utf-8"))
     assert found and found[0] == f"{found[1]}{table()}{found[2]}"
 
 
-@pytest.mark.parametrize("folder", sorted(runs.RUNS.glob("*")), ids=lambda folder: folder.name)
-def test_stored_runs_are_what_their_presets_say(folder):
-    info = runs.read_info(folder)
-    preset, _, seed = folder.name.partition("-seed")
-    config = get_preset(preset).changed(seed=int(seed or 0))
-    legs = [*(leg["config"] for leg in info.get("legs", [])), info["config"]]
-    for number, trained in enumerate(legs):
-        expected = config
-        if preset in LEGS:  # each leg has its own budget
-            leg = Config.from_json(trained)
-            expected = later_leg(config.changed(examples=leg.examples, minutes=leg.minutes), number)
-        runs.check_same(folder, trained, expected)
+@pytest.mark.parametrize("name", [(preset, seed) for preset in PRESETS for seed in PRESETS[preset].seeds], ids=str)
+def test_stored_runs_are_what_their_presets_say(name):
+    preset, seed = name
+    folder = RUNS / run_name(preset, seed)
+    run = load_run(folder)
+    check_same(folder, run.info["config"], PRESETS[preset].config.changed(seed=seed))
+    assert run.info["finished"] and run.log.examples.iloc[-1] == run.info["examples"]
+    assert (folder / "model.safetensors").stat().st_size < 10e6
 
 
-def test_conda_and_pip_agree():
-    pins = (ROOT / "requirements.txt").read_text().split("\n")[:-1]
-    conda = (ROOT / "environment.yml").read_text().partition("- pip:\n")[2]
-    assert [line.removeprefix("      - ") for line in conda.split("\n")[:-1]] == pins
+def test_conda_takes_the_requirements():
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n")[:-1]
     assert pins[-1] == "-e ." and all("==" in pin for pin in pins[:-1])
+    assert "- -r requirements.txt" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+    torch = next(pin for pin in pins if pin.startswith("torch=="))
+    assert f"{torch}+cpu" in (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_imports_run_one_way():
+    """A room imports itself, the modules beside the rooms, and rooms before it."""
+    library = ROOT / "lib" / "mathtransformer"
+    rooms = ["data", "model", "evaluation", "training", "analysis", "tools"]
+    modules = [path.stem for path in library.glob("*.py")]
+    found = 0
+    for path in library.glob("*/*.py"):
+        allowed = rooms[: rooms.index(path.parent.name)]
+        for source, names in re.findall(r"^ *from \.\.([\w.]*) import (\w+)", path.read_text(encoding="utf-8"), re.M):
+            room = source.split(".")[0] or names
+            assert room in allowed or room in modules, f"{path} imports {room}"
+            found += 1
+    assert found > 40
 
 
 def test_there_are_notebooks():
@@ -56,7 +69,7 @@ def test_there_are_notebooks():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_saved_as_run(path):
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert max(len("".join(cell["source"]).splitlines()) for cell in code) <= 25
@@ -65,11 +78,13 @@ def test_notebooks_are_saved_as_run(path):
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     saved = re.findall(r'save\(figure, "(\w+)"\)', "".join("".join(cell["source"]) for cell in code))
     assert all((ROOT / "figures" / f"{name}.png").exists() for name in saved)
+    shown = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert saved and len(shown) >= len(saved)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_say_how_to_install_the_library(path, monkeypatch):
-    cells = json.loads(path.read_text())["cells"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert [cell["cell_type"] for cell in cells[:2]] == ["markdown", "code"]
     monkeypatch.setitem(sys.modules, "mathtransformer", None)
     with pytest.raises(ModuleNotFoundError, match="run `make setup`"):
@@ -77,19 +92,12 @@ def test_notebooks_say_how_to_install_the_library(path, monkeypatch):
 
 
 def test_links_of_the_readme_lead_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(links) >= 8
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("folder", sorted(runs.RUNS.glob("*/")), ids=lambda folder: folder.name)
-def test_runs_are_whole_and_finished(folder):
-    run = runs.load_run(folder)
-    assert run.info["finished"]
-    assert run.log.examples.iloc[-1] == run.info["examples"]
-    assert (folder / "model.safetensors").stat().st_size < 10e6
-
-
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(TABLE.sub(lambda found: f"{found[1]}{table()}{found[2]}", readme.read_text()))
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(TABLE.sub(lambda found: f"{found[1]}{table()}{found[2]}", text), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What notebooks are made of: stored answers, tables and plots."""

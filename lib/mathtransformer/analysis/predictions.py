@@ -1,0 +1,163 @@
+"""Stored answers, from which every metric in the notebooks is computed.
+
+data/problems/TASK-NxN-SPECTRUM.parquet        a test set, once: inputs as FP15 ids, targets in single precision
+data/predictions/RUN-on-SPECTRUM.parquet       what a run answered to its first rows, as FP15 ids
+                                               (as numbers if FP15 does not hold them all)
+
+The answers of a run that is not in data/runs are kept in its own folder. Columns are named after the place in the
+matrix: input_0_1, prediction_2_0. 65535 stands for a number that does not decode. Metadata binds answers to the
+weights that made them: `judged` refuses those of other weights.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .. import files
+from ..checks import choose
+from ..data.encodings import encoding
+from ..data.matrices import SPECTRA
+from ..data.tasks import get_task
+from ..evaluation.answers import answer, test_set
+from ..evaluation.metrics import problem_properties, properties
+from ..files import FileError
+from ..paths import PREDICTIONS, PROBLEMS, RUNS
+from ..training.runs import Run, find
+
+TEST_SEED = 2_000_000  # a training's own log is of problems from another seed
+UNDECODABLE = 65_535  # beyond all FP15 ids
+
+
+def columns(prefix: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, a, b) -> {prefix_0_0: (N,), ...}."""
+    places = itertools.product(*(range(k) for k in array.shape[1:]))
+    flat = array.reshape(len(array), -1)
+    return {"_".join([prefix, *map(str, place)]): flat[:, k] for k, place in enumerate(places)}
+
+
+def array(table: pd.DataFrame, prefix: str) -> np.ndarray:
+    """The inverse of `columns`."""
+    names = [name for name in table.columns if name == prefix or name.startswith(f"{prefix}_")]
+    shape = [int(k) + 1 for k in names[-1].split("_")[1:]]
+    return table[names].to_numpy().reshape(-1, *shape)
+
+
+def to_ids(numbers: np.ndarray) -> np.ndarray:
+    """Numbers -> FP15 ids in two bytes, UNDECODABLE for NaN; or, if FP15 does not hold them all, as they are."""
+    known = np.isfinite(numbers)
+    if (np.abs(numbers[known]) >= 9.995e8).any():
+        return numbers
+    ids = encoding("FP15").encode(np.where(known, numbers, 0.0))[..., 0]
+    ids = np.where(known, ids, UNDECODABLE).astype(np.uint16)
+    return ids if np.allclose(to_numbers(ids), numbers, rtol=1e-12, atol=0, equal_nan=True) else numbers
+
+
+def to_numbers(ids: np.ndarray) -> np.ndarray:
+    """The inverse of `to_ids`: float64, NaN where a number does not decode."""
+    return encoding("FP15").decode(ids[..., None].astype(np.int64)) if ids.dtype == np.uint16 else ids
+
+
+def parquet(table: dict[str, np.ndarray], about: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(table).replace_schema_metadata(about), buffer, compression="zstd", compression_level=19)
+    return buffer.getvalue()
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    stored = pq.read_table(path)
+    about = {key.decode(): value.decode() for key, value in (stored.schema.metadata or {}).items()}
+    return stored.to_pandas(), about
+
+
+def problems_path(task: str, size: int, spectrum: str, entries: str) -> Path:
+    return PROBLEMS / f"{task}-{size}x{size}-{spectrum}{'' if entries == 'uniform' else '-' + entries}.parquet"
+
+
+def stored_problems(task: str, size: int, n: int, spectrum: str, entries: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first n problems of a stored test set: (inputs, targets). Where there are fewer, a larger one is stored.
+
+    Most sets begin alike whatever their size is; the others are drawn anew, which must not happen to one that has been
+    answered: so FileError if a stored set would change.
+    """
+    path = problems_path(task, size, spectrum, entries)
+    if path.exists():
+        table, _ = read(path)
+        if len(table) >= n:
+            return to_numbers(array(table, "input")[:n]), array(table, "target")[:n].astype(np.float64)
+    inputs, targets = test_set(get_task(task), size, n, spectrum, entries, TEST_SEED)
+    ids, targets = to_ids(inputs), targets.astype(np.float32)  # to seven digits, where a token has three
+    if path.exists() and not np.array_equal(array(table, "input"), ids[: len(table)]):
+        raise FileError(f"{path} has {len(table)} problems, which {n} would not begin with: ask for fewer")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = parquet({**columns("input", ids), **columns("target", targets)}, {"seed": str(TEST_SEED)})
+    files.write({path: content})
+    return inputs, targets.astype(np.float64)
+
+
+def path_of(folder: Path, spectrum: str) -> Path:
+    """Where the answers of the run in a folder are."""
+    folder = folder.resolve()
+    if folder.parent == RUNS:
+        return PREDICTIONS / f"{folder.name}-on-{spectrum}.parquet"
+    return folder / f"predictions-on-{spectrum}.parquet"
+
+
+def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
+    """Solve n fresh problems and store the answers. spectrum: of the problems; default: the training's."""
+    config = run.config
+    spectrum = spectrum or config.spectrum
+    choose("spectrum", spectrum, SPECTRA)
+    inputs, _ = stored_problems(config.task, config.size, n, spectrum, config.entries)
+    about = {"task": config.task, "size": str(config.size), "spectrum": spectrum, "entries": config.entries}
+    content = parquet(columns("prediction", to_ids(answer(run.model, inputs))), about | {"weights": run.weights})
+    path = path_of(run.folder, spectrum)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write({path: content})
+    return path
+
+
+def is_current(folder: Path, spectrum: str, n: int) -> bool:
+    """Whether n answers are stored that were made by the weights that the run has now."""
+    path = path_of(folder, spectrum)
+    if not path.exists():
+        return False
+    stored = pq.read_metadata(path)
+    weights = (stored.metadata or {}).get(b"weights", b"").decode()
+    return stored.num_rows == n and weights == files.read_sums(folder)["model.safetensors"]
+
+
+def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """(task, inputs (N, n, n), targets, predictions (N, *target shape)) of a run, by name or path.
+
+    spectrum: of the problems. FileError if there are no answers to them, or none of these weights.
+    """
+    choose("spectrum", spectrum, SPECTRA)
+    folder = find(run)
+    path, command = path_of(folder, spectrum), f"python -m mathtransformer predict {run} --spectrum {spectrum}"
+    if not path.exists():
+        raise FileError(f"{path} does not exist: make it with `{command}`")
+    table, about = read(path)
+    if about.get("weights") != files.read_sums(folder).get("model.safetensors"):
+        raise FileError(f"{path} was made by other weights than those in {folder}: make it anew with `{command}`")
+    problem = about["task"], int(about["size"]), len(table), about["spectrum"], about["entries"]
+    inputs, targets = stored_problems(*problem)
+    return about["task"], inputs, targets, to_numbers(array(table, "prediction"))
+
+
+def stored_seeds(run: str) -> list[str]:
+    """The run and its repetitions with seeds 1 to 9, those that have predictions."""
+    names = [run, *(f"{run}-seed{seed}" for seed in range(1, 10))]
+    return [name for name in names if any(PREDICTIONS.glob(f"{name}-on-*.parquet"))]
+
+
+def judged(run: str | Path, spectrum: str = "semicircle") -> pd.DataFrame:
+    """One row a stored answer: the properties of the answer, then those of the problem. See `load_predictions`."""
+    task, inputs, targets, predictions = load_predictions(run, spectrum)
+    return pd.concat([properties(task, inputs, targets, predictions), problem_properties(task, inputs)], axis=1)

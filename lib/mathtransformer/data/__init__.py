@@ -1,0 +1,1 @@
+"""What is learned from: numbers as tokens, random matrices, the tasks and their exact solutions."""

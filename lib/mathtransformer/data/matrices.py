@@ -1,0 +1,73 @@
+"""Random matrices: their entries, and for symmetric ones their spectrum.
+
+Source: Charton 2022 (arXiv 2211.00170) and its code. Where the two differ this is said below.
+To add a spectrum, write a function and put it into SPECTRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+LIMIT = 10.0  # entries are uniform in [-LIMIT, LIMIT], or normal with the same standard deviation
+ENTRIES = ("uniform", "normal")  # the paper's settings ask for "gaussian", a word its code does not know: so uniform
+MAX_SIZE = 20
+
+
+def random_entries(shape: tuple[int, ...], rng: np.random.Generator, entries: str, limit: float = LIMIT) -> np.ndarray:
+    """Independent entries: "uniform" in [-limit, limit], or "normal" with standard deviation limit / sqrt(3)."""
+    if entries == "uniform":
+        return rng.uniform(-limit, limit, shape)
+    return rng.normal(0.0, limit / np.sqrt(3), shape)
+
+
+def square(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
+    """(n, size, size) matrices without symmetry."""
+    return random_entries((n, size, size), rng, entries)
+
+
+def wigner(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
+    """(n, size, size) symmetric matrices: the lower triangle of random entries, mirrored. Spectrum: a semicircle."""
+    full = random_entries((n, size, size), rng, entries)
+    rows, columns = np.triu_indices(size, 1)
+    full[:, rows, columns] = full[:, columns, rows]
+    return full
+
+
+def symmetrised(matrices: np.ndarray) -> np.ndarray:
+    return (matrices + matrices.mT) / 2
+
+
+def marcenko(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
+    """A^T A, with entries of A on the scale sqrt(10): the law of Marchenko and Pastur."""
+    factor = random_entries((n, size, size), rng, entries, limit=np.sqrt(LIMIT))
+    return symmetrised(factor.mT @ factor)
+
+
+def rebuilt(eigenvalues: Callable) -> Callable:
+    """A spectrum with the eigenvectors of a Wigner matrix and other eigenvalues.
+
+    eigenvalues: (eigenvalues (n, size) of the Wigner matrices, their scale sigma = 10 sqrt(size / 3), rng) -> those to
+    take. Rebuilt is V diag(values) V^T, V's columns being the Wigner matrix's eigenvectors. The paper's code has
+    V^T diag(values) V, which is another distribution for size > 2.
+    """
+
+    def spectrum(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
+        old, vectors = np.linalg.eigh(wigner(size, n, rng, entries))
+        values = eigenvalues(old, np.sqrt(size) * LIMIT / np.sqrt(3), rng)
+        return symmetrised((vectors * values[:, None]) @ vectors.mT)
+
+    return spectrum
+
+
+# Each draws n symmetric matrices: (size, n, rng, entries) -> (n, size, size).
+SPECTRA: dict[str, Callable] = {
+    "semicircle": wigner,
+    "uniform": rebuilt(lambda old, sigma, rng: rng.uniform(-sigma * np.sqrt(3), sigma * np.sqrt(3), old.shape)),
+    "gaussian": rebuilt(lambda old, sigma, rng: rng.normal(0.0, sigma, old.shape)),
+    "laplace": rebuilt(lambda old, sigma, rng: rng.laplace(0.0, sigma / np.sqrt(2), old.shape)),
+    "positive": rebuilt(lambda old, sigma, rng: np.abs(old)),
+    "positive2": rebuilt(lambda old, sigma, rng: np.abs(rng.laplace(0.0, sigma / np.sqrt(2), old.shape))),
+    "marcenko": marcenko,
+}

@@ -1,0 +1,1 @@
+"""Many trainings, comparisons of recipes, and what a machine can do."""

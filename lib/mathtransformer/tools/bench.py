@@ -1,0 +1,112 @@
+"""What this machine can do: problems generated, training steps and predictions, and how near the ceiling they come."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..data.encodings import encoding
+from ..data.tasks import TASKS, get_task, sample
+from ..evaluation.answers import answer, test_set
+from ..model.transformer import Transformer
+from ..training.batches import Batches
+from ..training.config import Config
+from ..training.trainer import Trainer
+
+SIZES = (3, 5)
+
+
+def per_second(work: Callable[[], int], seconds: float) -> float:
+    """Best rate of three: `work` does a piece of it and returns how many things it did."""
+    work()
+    best = 0.0
+    for _ in range(3):
+        done, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds / 3:
+            done += work()
+        best = max(best, done / (time.perf_counter() - begun))
+    return best
+
+
+def ceiling(dtype: torch.dtype, seconds: float, size: int = 1024) -> float:
+    """GFLOP/s of a large matrix product, the most that any model can get."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    return per_second(lambda: (a @ b, 2 * size**3)[1], seconds) / 1e9
+
+
+def generation(task: str, size: int, seconds: float) -> float:
+    """Problems generated and encoded (inputs and targets) a second."""
+    rng, fp15 = np.random.default_rng(0), encoding("FP15")
+
+    def work() -> int:
+        inputs, targets = sample(task, size, 4096, rng)
+        fp15.encode(inputs), fp15.encode(targets)
+        return 4096
+
+    return per_second(work, seconds)
+
+
+def flops(config: Config) -> float:
+    """Floating-point operations of the matrix products of one training example, forward and backward."""
+    model = Transformer(get_task(config.task), config.size, config.model)
+    with FlopCounterMode(display=False) as counter:
+        model(*Batches(model, batch=1)[0]).backward()
+    return counter.get_total_flops()
+
+
+def training(task: str, size: int, seconds: float, compiled: bool = True) -> dict:
+    """The fast recipe at a task and size: `examples` a second with all that a training does, `GFLOP` a second of the
+    model's own products, `predictions` a second, and the `precision` of the training."""
+    config = Config.of(task, size, {"minutes": 1000})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, Path(folder), compiled=compiled)
+        trainer.compile()
+        batch = config.phases[0].batch
+        rate = per_second(lambda: (trainer.train_step(), batch)[1], seconds)
+        inputs, _ = test_set(trainer.model.task, size, 500)
+        solved = per_second(lambda: len(answer(trainer.model, inputs)), seconds)
+    precision = "bfloat16" if trainer.bfloat16 else "float32"
+    return {"examples": rate, "GFLOP": rate * flops(config) / 1e9, "predictions": solved, "precision": precision}
+
+
+def peak_memory() -> float | None:
+    """Most memory that this process has had, in MB; None on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def bench(seconds: float = 2.0) -> pd.DataFrame:
+    """Tidy table: what, task, size, value, unit, threads. Each measurement takes about `seconds`."""
+    rows = []
+
+    def add(what: str, value: float, unit: str, task: str = "", size: int | str = "") -> None:
+        rows.append({"what": what, "task": task, "size": size, "value": float(f"{value:.4g}"), "unit": unit})
+        print(f"{what:32} {task:13} {size!s:2} {value:12,.1f} {unit}", flush=True)
+
+    limits = {name: ceiling(getattr(torch, name), seconds) for name in ("bfloat16", "float32")}
+    for name, limit in limits.items():
+        add(f"matrix product, {name}", limit, "GFLOP/s")
+    for task in TASKS:
+        for size in SIZES:
+            add("generation and encoding", generation(task, size, seconds), "problems/s", task, size)
+    for size in SIZES:  # one task: each costs half a minute of compilation the first time
+        rates = training("eigenvectors", size, seconds)
+        add("training, fast recipe", rates["examples"], "examples/s", "eigenvectors", size)
+        share = 100 * rates["GFLOP"] / limits[rates["precision"]]
+        add(f"training, of the {rates['precision']} ceiling", share, "%", "eigenvectors", size)
+        add("prediction", rates["predictions"], "problems/s", "eigenvectors", size)
+    if (memory := peak_memory()) is not None:
+        add("peak memory", memory, "MB")
+    return pd.DataFrame(rows).assign(threads=torch.get_num_threads())

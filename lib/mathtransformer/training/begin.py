@@ -1,0 +1,99 @@
+"""Training as a command: what is to be done in a run's folder, on which device, by which processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from .. import files
+from ..checks import whole_number
+from ..files import FileError
+from ..paths import RUNS
+from . import runs
+from .config import Config
+from .distributed import Group
+from .presets import get_preset
+from .trainer import Trainer
+
+MAX_THREADS = 4096  # more is a slip
+
+log = logging.getLogger("mathtransformer")
+
+
+def choose_device(device: str) -> str:
+    """What "auto" means here; ValueError for "cuda" where there is none."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def take_up(trainer: Trainer, begun: str | None) -> None:
+    """Go on from what was begun, or begin, in all processes at the same step."""
+    if begun == "checkpoint":
+        trainer.restore()
+    elif begun == "published":
+        trainer.restart()
+    elif trainer.config.start:
+        trainer.start_from(trainer.config.start)
+    step = trainer.step
+    if trainer.group.largest(step, -step) != [step, -step]:
+        raise FileError(f"the processes do not all see {trainer.folder}: it must be on a disk that they share")
+
+
+def train(
+    config: Config | str,
+    folder: str | os.PathLike | None = None,
+    *,
+    force: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    compiled: bool = True,
+    show: bool = True,
+    save_every: float = 60.0,
+) -> int:
+    """Train one model into `folder`, going on with what was begun there. Returns 0, or 128 + the signal's number if it
+    was cut short (and saved).
+
+    config: a Config, or the name of a preset, whose folder is by default that of data/runs. force: train anew, over
+    what is there. device: "cpu", "cuda" or "auto". threads: of the CPU; None leaves PyTorch's own number. compiled: use
+    torch.compile. show: a progress bar. save_every: seconds between checkpoints.
+
+    Raises ValueError for unfit arguments, FileError (a ValueError) for a folder that cannot be trained into, and
+    FloatingPointError if loss or gradient is no longer finite.
+    """
+    if isinstance(config, str):
+        config, folder = get_preset(config).config, folder or RUNS / config
+    if folder is None:
+        raise ValueError("give the folder that the run is to be in")
+    if threads is not None:
+        whole_number("threads", threads, 1, MAX_THREADS)
+    if not save_every > 0:
+        raise ValueError(f"save_every must be positive, got {save_every}")
+    folder, group = Path(folder), Group.join(choose_device(device))
+    if group.first:
+        runs.prepare(folder)
+    with files.lock(folder) if group.first else nullcontext():
+        if group.first:
+            files.remove_partials(folder, runs.EVERYTHING)
+        force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
+        begun = None if force else runs.begun(folder)
+        if begun == "finished":
+            runs.check_same(folder, runs.load_run(folder).info["config"], config)
+            log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
+            return 0
+        if threads:
+            torch.set_num_threads(threads)
+        trainer = Trainer(config, folder, group=group, compiled=compiled)
+        take_up(trainer, begun)
+        if group.first and force:  # now that all is well
+            for name in runs.EVERYTHING:
+                (folder / name).unlink(missing_ok=True)
+        status = trainer.run(save_every, show)
+        group.leave()
+        return status

@@ -1,0 +1,98 @@
+"""The trainings that made data/runs, as one table: what each is, its seeds, and what it is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checks import choose
+from ..data.matrices import SPECTRA
+from .config import Config
+
+
+@dataclass(frozen=True)
+class Preset:
+    """seeds: of the runs to train. problems: fresh ones that the first seed is tested on, of each of the spectra
+    `tested`; the other seeds have 10,000."""
+
+    config: Config
+    seeds: tuple[int, ...] = (0,)
+    problems: int = 10_000
+    tested: tuple[str, ...] = ("semicircle",)
+
+    def problems_for(self, seed: int) -> int:
+        return self.problems if seed == self.seeds[0] else min(self.problems, 10_000)
+
+
+def eigenvalues(size: int, spectrum: str, *phases: dict, seeds: tuple[int, ...] = (0,), **options) -> Preset:
+    """A model of eigenvalues is tested on every spectrum."""
+    return Preset(Config.of("eigenvalues", size, *phases, spectrum=spectrum, **options), seeds, tested=tuple(SPECTRA))
+
+
+# Most 2x2 and 3x3 models learn what they write and no more: otherwise what their failures retain could be what their
+# encoder was taught. Those of eigenvalues write the eigenvectors, too (cotrain). And they read matrices as they are.
+WRITTEN_ONLY = {"components": 0.0, "cotrain": True, "canonical_input": False, "optimizer": "adamw"}
+ALONE = {"components": 0.0, "optimizer": "adamw", "beta2": 0.98}
+LATE = {"batch": 256, "decay": 1.0}  # larger batches and one long decay, for a later phase
+
+# Budgets are in examples, so that a run can be repeated exactly, except where equal time is the point.
+PRESETS: dict[str, Preset] = {
+    **{
+        f"eigenvalues-3x3-{spectrum}": eigenvalues(
+            3,
+            spectrum,
+            {"examples": 500_000},
+            seeds=(0, 1, 2) if spectrum in ("semicircle", "laplace") else (0,),
+            **WRITTEN_ONLY,
+        )
+        for spectrum in SPECTRA
+    },
+    "eigenvectors-3x3": Preset(
+        Config.of("eigenvectors", 3, {"examples": 1_200_000}, beta2=0.98, **WRITTEN_ONLY), (0, 1, 2), problems=50_000
+    ),
+    "eigenvectors-3x3-half": Preset(
+        Config.of("eigenvectors", 3, {"examples": 150_000}, **WRITTEN_ONLY), problems=50_000
+    ),
+    # Three recipes in equal time: what they save, and whether they change what failures retain.
+    "eigenvectors-3x3-canonical": Preset(Config.of("eigenvectors", 3, {"minutes": 13})),
+    "eigenvectors-3x3-components": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, canonical_input=False)),
+    "eigenvectors-3x3-paper": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, recipe="paper")),
+    "inversion-2x2": Preset(
+        Config.of("inversion", 2, {"examples": 4_000_000}, beta2=0.98, **WRITTEN_ONLY), problems=50_000
+    ),
+    # 3x3 inversion was learned better with AdamW, 5x5 eigenvectors with Muon (LOG.md).
+    "inversion-3x3": Preset(
+        Config.of("inversion", 3, {"minutes": 45}, {"minutes": 73, "learning_rate": 1e-3, **LATE}, optimizer="adamw"),
+        problems=50_000,
+    ),
+    "eigenvalues-5x5-semicircle": eigenvalues(5, "semicircle", {"examples": 200_000}),
+    "eigenvalues-5x5-laplace": eigenvalues(
+        5, "laplace", {"examples": 200_000}, {"examples": 100_000, "learning_rate": 1e-3, **LATE}
+    ),
+    "eigenvalues-5x5-plain": eigenvalues(5, "semicircle", {"examples": 300_000}, components=0.0, canonical_input=False),
+    "eigenvectors-5x5": Preset(
+        Config.of(
+            "eigenvectors",
+            5,
+            {"minutes": 35},
+            {"minutes": 44, "learning_rate": 1e-3, **LATE},
+            {"minutes": 34, "learning_rate": 5e-4, **LATE},
+        )
+    ),
+}
+
+
+def run_name(preset: str, seed: int) -> str:
+    """Name of the run of a preset and seed: a folder of data/runs."""
+    return preset if seed == 0 else f"{preset}-seed{seed}"
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name; ValueError, with the near matches, for any other."""
+    choose("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def preset_of_run(name: str) -> tuple[Preset, int] | None:
+    """The preset and the seed that a folder of that name is the run of, or None."""
+    names = {run_name(preset, seed): (PRESETS[preset], seed) for preset in PRESETS for seed in PRESETS[preset].seeds}
+    return names.get(name)

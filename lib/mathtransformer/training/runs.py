@@ -1,0 +1,187 @@
+"""Runs: the folders under data/runs that hold a trained model, how it was trained, and its log.
+
+model.safetensors       weights, in half precision
+run.json                configuration, versions, examples, seconds
+log.csv                 one row an evaluation
+SHA256SUMS              checksums of these three, for `sha256sum -c` and for whoever loads the run
+checkpoint.safetensors  while a training goes on: all that it needs to go on, bit for bit (not kept in git)
+
+No crash leaves half a file; what was damaged afterwards is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+
+from .. import files
+from ..checks import as_matrices, choose, whole_number
+from ..data.matrices import MAX_SIZE
+from ..data.tasks import get_task
+from ..evaluation.answers import answer
+from ..files import FileError
+from ..model.transformer import Transformer
+from ..paths import RUNS
+from .config import Config
+
+PUBLISHED = ("model.safetensors", "run.json", "log.csv")
+CHECKPOINT = "checkpoint.safetensors"
+EVERYTHING = (*PUBLISHED, files.SUMS, CHECKPOINT)
+FORMAT = 2  # raised when runs of an older version can no longer be read
+LARGEST = 9.995e8  # entries from here on have no FP15 token
+
+
+def publish(folder: Path, model: Transformer, log: pd.DataFrame, info: dict) -> None:
+    """Write what others read: weights, log, run.json, and the checksums that bind them together."""
+    weights = save({name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()})
+    rows = log.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    text = json.dumps({"format": FORMAT, **info}, indent=1) + "\n"
+    contents = dict(zip(PUBLISHED, (weights, text.encode(), rows.encode()), strict=True))
+    contents[files.SUMS] = files.sums(contents)
+    files.write({folder / name: content for name, content in contents.items()})
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict) -> None:
+    """One file with its own checksum, so that weights, optimizer and counters can never disagree."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
+    about = {"format": str(FORMAT), "state": text, "sha256": hashlib.sha256(save(tensors) + text.encode()).hexdigest()}
+    files.write({folder / CHECKPOINT: save(tensors, about)})
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """(tensors, state) as saved. FileError if the file is damaged or of another version."""
+    path = folder / CHECKPOINT
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about["format"] != str(FORMAT):
+            raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
+        if about["sha256"] != hashlib.sha256(save(tensors) + about["state"].encode()).hexdigest():
+            raise ValueError("wrong checksum")
+        return tensors, json.loads(about["state"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged ({error}): delete it, or train again with --force") from None
+
+
+def check_same(folder: Path, old: dict, config: Config) -> None:
+    """FileError, naming the differences, unless a run was begun with this configuration."""
+    try:
+        differences = Config.from_json(old).differences(config)
+    except ValueError as error:
+        raise FileError(f"{folder}: {error}") from None
+    if differences:
+        raise FileError(
+            f"{folder} was begun with other options ({differences}): choose another --out, or --force to begin anew"
+        )
+
+
+def prepare(folder: Path) -> None:
+    """Make the run's folder ready to be written into, or raise FileError before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write({folder / "writable": b""})
+        (folder / "writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
+
+
+def begun(folder: Path) -> str | None:
+    """What a training can go on from: its "checkpoint", the "published" weights of one that was cut short, or nothing
+    more, since it is "finished". None for a folder without a run. The further of checkpoint and published counts.
+
+    FileError for a damaged run.
+    """
+    published = any((folder / name).exists() for name in (*PUBLISHED, files.SUMS))
+    if not (folder / CHECKPOINT).exists():
+        return None if not published else "finished" if load_run(folder).info["finished"] else "published"
+    steps = load_checkpoint(folder)[1]["step"]
+    try:
+        info = load_run(folder).info
+    except FileError:  # cut short while it was written: the checkpoint was written before
+        return "checkpoint"
+    if info["finished"]:
+        return "finished"
+    return "checkpoint" if steps >= info["steps"] else "published"
+
+
+class Run:
+    """A trained model with its history. `info` is run.json, `log` is log.csv, `weights` the checksum of the weights."""
+
+    def __init__(self, folder: Path, config: Config, model: Transformer, info: dict, log: pd.DataFrame, weights: str):
+        self.folder, self.config, self.model, self.info, self.log, self.weights = (
+            folder,
+            config,
+            model,
+            info,
+            log,
+            weights,
+        )
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def predict(self, inputs, batch: int = 1000) -> np.ndarray:
+        """Solve matrices, number by number.
+
+        inputs: (N, n, n) finite real numbers below 1e9 in magnitude, symmetric for a symmetric task; the model
+        sees them rounded to three significant digits. Returns float64 shaped like the targets: eigenvalues (N, n),
+        learned in descending order; eigenvectors (N, n+1, n), eigenvalues learned in ascending order in row 0, then V,
+        whose columns may have either sign; inversion (N, n, n). A model may write eigenvalues out of order, and the
+        less it knows the more often it does: they are returned as written. NaN where a number does not decode.
+        Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
+        unfit inputs.
+        """
+        inputs = as_matrices(inputs, self.model.task.symmetric, LARGEST, MAX_SIZE)
+        if inputs.shape[1] != self.config.size:
+            n = self.config.size
+            raise ValueError(f"{self.name} solves {n}x{n} matrices, got inputs of shape {inputs.shape}")
+        return answer(self.model, inputs, min(whole_number("batch", batch, 1), max(len(inputs), 1)))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The folder of a run: a bare name means one of data/runs first, and a folder here only if that has no such run."""
+    folder = Path(name_or_path)
+    bare = len(folder.parts) == 1 and not str(name_or_path).startswith(".")
+    known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+    if bare and folder.name in known:
+        return RUNS / folder.name
+    if os.path.isdir(folder) and not (bare and not (folder / "run.json").exists()):  # os: names may be too long
+        return folder
+    if bare:
+        choose("run", folder.name, known)
+    raise FileError(f"{str(folder)!r} is not a folder")
+
+
+def load_run(name_or_path: str | Path) -> Run:
+    """Load a run by name (a folder of data/runs) or by path.
+
+    Raises ValueError for an unknown name (with the near matches), and FileError, a ValueError, for a folder
+    whose files are missing, damaged, edited, or of another version, task or size.
+    """
+    folder = find(name_or_path)
+    if not (folder / "run.json").exists():
+        raise FileError(f"{folder / 'run.json'} does not exist: this is not a run")
+    weights, text, log = (files.read_checked(folder, name) for name in PUBLISHED)
+    try:
+        info = json.loads(text)
+        if info["format"] != FORMAT:
+            raise ValueError(f"format {info['format']}, this version of mathtransformer reads format {FORMAT}")
+        config = Config.from_json(info["config"])
+        model = Transformer(get_task(config.task), config.size, config.model)
+        model.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
+        table = pd.read_csv(io.BytesIO(log))
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{folder} does not fit together: {error}") from None
+    return Run(folder, config, model.eval(), info, table, hashlib.sha256(weights).hexdigest())
