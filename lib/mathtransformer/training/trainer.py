@@ -68,7 +68,7 @@ class Trainer:
         self.saved: int | None = None  # the step of the latest checkpoint
         # All processes in the same precision: single, if one of them is not faster in bfloat16.
         self.bfloat16 = not self.group.largest(not uses_bfloat16(config.training.precision, self.device))[0]
-        self.loss_function = self.group.wrap(self.model)
+        self.loss_function = None if compiled else self.group.wrap(self.model)  # see `compile`
         self.begin_phase(0)
 
     def begin_phase(self, number: int) -> None:
@@ -112,8 +112,7 @@ class Trainer:
         if self.compiled:
             function = compiled_model(self.model, self.batch(), self.bfloat16)
             self.compiled = not self.group.largest(function is None)[0]
-            if self.compiled:
-                self.loss_function = self.group.wrap(function)
+            self.loss_function = self.group.wrap(function if self.compiled else self.model)
 
     def batch(self) -> list[torch.Tensor]:
         return [part.to(self.device) for part in self.batches[self.step]]
