@@ -134,6 +134,24 @@ def test_result_1_at_5x5():
     assert kept["orthogonality"] < 0.7
 
 
+def test_result_1_at_5x5_from_the_solutions_alone():
+    run = "eigenvectors-5x5-alone"
+    assert load_run(run).config.model.components == 0
+    assert share(run) == pytest.approx(0.6346, abs=0.010)
+    assert share(run, name="eigenvalues") > 0.999
+    assert share(run, name="eigenvalues", among=wrong) > 0.995 and share(run, name="norm", among=wrong) > 0.99
+    table = judged(run)
+    assert roc_auc_score(wrong(table), table.cond_V.clip(upper=1e6)) == pytest.approx(0.975, abs=0.008)
+
+
+def test_clipping_and_beta2_are_not_told_apart_at_5x5():
+    """The means of three seeds differ by less than those seeds do among each other."""
+    rows = pd.read_csv(TRACK.with_name("recipe_5x5.csv")).query("examples >= 300_000")
+    shares = rows.groupby(["clip", "beta2"])["error_25%"]
+    assert shares.count().tolist() == [3] * 4
+    assert np.ptp(shares.mean()) < np.ptp(rows["error_25%"]) / 2
+
+
 def test_errors_of_inverses_follow_the_condition_number():
     table = judged("inversion-3x3")
     assert (table.error < 0.05).mean() == pytest.approx(0.8600, abs=0.004)

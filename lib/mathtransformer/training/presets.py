@@ -78,6 +78,12 @@ PRESETS: dict[str, Preset] = {
             {"minutes": 34, "learning_rate": 5e-4, **LATE},
         )
     ),
+    # The same, from the solutions alone: nothing but their tokens is learned from.
+    "eigenvectors-5x5-alone": Preset(
+        Config.of(
+            "eigenvectors", 5, {"minutes": 128}, {"minutes": 20, "learning_rate": 1e-3, **LATE}, clip=1e9, **ALONE
+        )
+    ),
 }
 
 
