@@ -186,6 +186,16 @@ def test_a_failure_does_not_stop_the_queue(tmp_path):
     assert load_run(tmp_path / "eigenvectors-3x3").info["finished"]
 
 
+def test_a_damaged_run_does_not_stop_the_queue(tmp_path):
+    trainings = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
+    (tmp_path / "inversion-2x2").mkdir()
+    damaged = tmp_path / "inversion-2x2" / "run.json"
+    damaged.write_text("{", encoding="utf-8")
+    assert queues.run_here(trainings, 2) == 1
+    assert load_run(tmp_path / "eigenvectors-3x3").info["finished"]
+    assert damaged.read_text(encoding="utf-8") == "{"
+
+
 @pytest.mark.slow
 def test_the_queue_can_be_stopped_and_started_again(tmp_path):
     names = ["eigenvectors-3x3", "eigenvectors-3x3:1", "inversion-2x2"]

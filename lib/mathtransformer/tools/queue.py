@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import is_locked
+from ..files import FileError, is_locked
 from ..interrupts import Signals
 from ..paths import RUNS
 from ..training.config import Config
@@ -59,7 +59,10 @@ class Job:
 
     def done(self, config: Config) -> bool:
         """Whether the run is finished. FileError if what stands there has other options than `config`."""
-        if not self.run.is_dir() or begun(self.run) != "finished":
+        try:
+            if not self.run.is_dir() or begun(self.run) != "finished":
+                return False
+        except FileError:  # damaged: its own training will say so, and the others go on
             return False
         check_same(self.run, load_run(self.run).info["config"], config)
         return True
