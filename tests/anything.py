@@ -117,7 +117,6 @@ BAD = {
     "function": lambda a: np.sin,
     "complex tensor": lambda a: tensor(a, torch.complex64),
     "bool tensor": lambda a: tensor(a, torch.bool),
-    "meta tensor": lambda a: torch.empty(a.shape, device="meta"),
     "sparse tensor": lambda a: tensor(np.atleast_1d(a)).to_sparse(),
     "list of tensors with gradients": lambda a: [torch.ones(2, requires_grad=True)],
 }

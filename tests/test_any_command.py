@@ -29,15 +29,19 @@ FILE.write_text("not a folder")
 
 HUGE = "1" + 30 * "0"
 TEXTS = ["nonsense", "", "x" * 300, "x" * 5000, "a\nb", "\udcff", "a\0b", "eigenvector-3x3", "3"]
+NO_COUNTS = ["-1", "0", HUGE, "1.5", "x", "", "nan", "1e3", "0x10", "9" * 5000]
+NO_DURATIONS = ["-1", "0", "nan", "inf", "-inf", "1e999", "x", "", "1,5"]
 WRONG = {
-    int: ["-1", "0", HUGE, "1.5", "x", "", "nan", "1e3", "0x10", "9" * 5000],
-    float: ["-1", "0", "nan", "inf", "-inf", "1e999", "x", "", "1,5"],
+    int: NO_COUNTS,
+    cli.count: NO_COUNTS,
+    float: NO_DURATIONS,
+    cli.duration: NO_DURATIONS,
     str: TEXTS,
-    Path: ["", "a\0b", "x" * 300, f"{FILE}/below", f"{FILE}/far/below", "/dev/null/below"],
+    cli.folder: ["", "a\0b", "x" * 300, f"{FILE}/below", f"{FILE}/far/below", "/dev/null/below"],
 }
 FINE = {
     "seed": ["0"], "warmup": ["0", HUGE], "examples": [HUGE], "beta2": ["0"], "clip": ["inf", "1e999"],
-    "save_every": ["0", "inf", "1e999"], "partition": TEXTS, "gpus": ["0"], "components": ["0"],
+    "save_every": ["0", "inf", "1e999"], "partition": TEXTS, "components": ["0"],
 }  # fmt: skip
 PRESETS = ["eigenvectors-3x3", "eigenvalues-3x3-laplace", "inversion-2x2", "eigenvectors-3x3-paper", "eigenvectors-5x5"]
 NAMES = ["eigenvalues-21x21", "eigenvalues-0x0", "eigenvalues-2x3", "inversion-3x3-laplace", "eigenvectors-3x3:x", ":"]

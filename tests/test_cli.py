@@ -54,7 +54,7 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, capsys):
     if arguments[0] == "train":
         arguments = [*arguments, "--out", str(tmp_path / "run"), "--no-compile"]
     if arguments[0] == "bench":
-        arguments = [*arguments, "--seconds", "0.01", "--out", str(tmp_path / "bench.csv")]
+        arguments = [*arguments, "--seconds", "0.01"]
     try:
         status = cli.main(arguments)
     except SystemExit as end:

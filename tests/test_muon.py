@@ -5,7 +5,7 @@ import torch
 
 from mathtransformer.data.tasks import get_task
 from mathtransformer.model.transformer import Transformer
-from mathtransformer.training.muon import Muon, layer_matrices, orthogonal
+from mathtransformer.training.optimizers import Muon, layer_matrices, orthogonal
 from mathtransformer.training.presets import PRESETS, get_preset
 from mathtransformer.training.trainer import make_optimizers
 

@@ -106,15 +106,16 @@ class Encoding(ABC):
 
     def values(self, token_lists) -> np.ndarray:
         """Lists of tokens, one a number, -> float64 (N,); NaN for what no encoder could have written."""
-        token_lists = as_token_lists(token_lists)
-        ids = np.full((len(token_lists), self.tokens_per_number), -1)
-        padding = [self.index.get("<pad>", -1)] * self.tokens_per_number  # for ids only: no token of the lists
-        for row, tokens in zip(ids, token_lists, strict=True):
-            if len(tokens) <= self.tokens_per_number:
-                known = [isinstance(token, str) and token != "<pad>" for token in tokens]
-                written = [self.index.get(token, -1) if good else -1 for token, good in zip(tokens, known)]
-                row[:] = [*written, *padding[len(tokens) :]]
-        return self.decode(ids)
+        k, pad = self.tokens_per_number, self.index.get("<pad>", -1)
+
+        def ids(tokens: list) -> list[int]:
+            known = [
+                self.index.get(token, -1) if isinstance(token, str) and token != "<pad>" else -1 for token in tokens
+            ]
+            return known + [pad] * (k - len(known)) if len(known) <= k else [-1] * k
+
+        rows = [ids(tokens) for tokens in as_token_lists(token_lists)]
+        return self.decode(np.array(rows, int).reshape(-1, k))
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -128,65 +129,46 @@ class Positional(Encoding):
         self.name = name
         self.tokens_per_number = {"P10": 5, "P1000": 3, "B1999": 2}[name]
         mantissas = [0, *range(100, 1000)]
-        self.leading = {
+        leading = {
             "P10": ["+", "-", *map(str, range(10))],
             "P1000": ["+", "-", *map(str, mantissas)],
             "B1999": [f"N{m}" for m in mantissas] + [f"N-{m}" for m in mantissas[1:]],
         }[name]
+        self.first = len(leading)  # id of E-100
         # P10 writes zero with three tokens; its ids are padded to five.
-        self.vocabulary = self.leading + [f"E{e}" for e in EXPONENTS] + (["<pad>"] if name == "P10" else [])
+        self.vocabulary = leading + [f"E{e}" for e in EXPONENTS] + (["<pad>"] if name == "P10" else [])
 
     def encode(self, values) -> np.ndarray:
         array = as_numbers(values)
         mantissa, exponent = digits(array)
         if (exponent > EXPONENTS[-1]).any():
             raise too_large(array, exponent > EXPONENTS[-1], "9.99e102", self.name)
-        zero = (mantissa == 0) | (exponent < EXPONENTS[0])
-        size, exponent = np.where(zero, 0, np.abs(mantissa)), np.where(zero, 0, exponent)
-        negative = (mantissa < 0) & ~zero
-        last = len(self.leading) - EXPONENTS[0] + exponent
+        mantissa = np.where(exponent < EXPONENTS[0], 0, mantissa)
+        negative, size = (mantissa < 0).astype(np.int64), np.abs(mantissa)
+        last = self.first - EXPONENTS[0] + np.where(size == 0, 0, exponent)
         place = np.maximum(size - 99, 0)  # in the list 0, 100, 101, ..., 999
         if self.name == "B1999":
             return np.stack([place + 900 * negative, last], -1)
         if self.name == "P1000":
-            return np.stack([negative.astype(np.int64), 2 + place, last], -1)
+            return np.stack([negative, 2 + place, last], -1)
         pad = len(self.vocabulary) - 1
         ids = np.stack([negative, 2 + size // 100, 2 + size // 10 % 10, 2 + size % 10, last], -1)
-        ids[zero] = [0, 2, len(self.leading) - EXPONENTS[0], pad, pad]
+        ids[size == 0] = [0, 2, self.first - EXPONENTS[0], pad, pad]
         return ids
 
     def numbers(self, ids: np.ndarray) -> np.ndarray:
-        first = len(self.leading)
-        if self.name == "B1999":
-            place, exponent = ids[..., 0], ids[..., 1] - first
-            good = place < first
-            negative, place = place > 900, np.where(place > 900, place - 900, place)
-            size = np.where(place > 0, place + 99, 0)
-        elif self.name == "P1000":
-            sign, place, exponent = ids[..., 0], ids[..., 1] - 2, ids[..., 2] - first
-            good = (sign < 2) & (place >= 0) & (place <= 900)
-            negative, size = sign == 1, np.where(place > 0, place + 99, 0)
+        """Every row of ids is read as some number, which is right if it is encoded as these ids."""
+        if self.name == "P10":
+            negative, figures = ids[..., 0] == 1, ids[..., 1:4] - 2
+            size = np.where((figures >= 0) & (figures < 10), figures, 0) @ np.array([100, 10, 1])
         else:
-            return self.numbers_in_base_10(ids)
-        good &= (exponent >= 0) & (exponent < len(EXPONENTS))
-        return self.assemble(good, negative, size, exponent + EXPONENTS[0])
-
-    def numbers_in_base_10(self, ids: np.ndarray) -> np.ndarray:
-        first, pad = len(self.leading), len(self.vocabulary) - 1
-        figures, exponent = ids[..., 1:4] - 2, ids[..., 4] - first
-        good = (ids[..., 0] < 2) & ((figures >= 0) & (figures < 10)).all(-1) & (figures[..., 0] > 0)
-        good &= (exponent >= 0) & (exponent < len(EXPONENTS))
-        size = figures @ np.array([100, 10, 1])
-        zero = (ids == [0, 2, first - EXPONENTS[0], pad, pad]).all(-1)
-        numbers = self.assemble(good, ids[..., 0] == 1, size, exponent + EXPONENTS[0])
-        return np.where(zero, 0.0, numbers)
-
-    @staticmethod
-    def assemble(good, negative, size, exponent) -> np.ndarray:
-        """Only canonical writings are numbers: zero is + 0 E0, and nothing else has the mantissa 0."""
-        good = good & ((size > 0) | (~negative & (exponent == 0)))
-        magnitude = size * POWERS[np.clip(exponent, -100, 100) + 330]
-        return np.where(good, np.where(negative, -magnitude, magnitude), np.nan)
+            place = ids[..., 0] if self.name == "B1999" else np.maximum(ids[..., 1] - 2, 0)
+            negative = ids[..., 0] > 900 if self.name == "B1999" else ids[..., 0] == 1
+            place = np.where(place > 900, place - 900, place)
+            size = np.where((place > 0) & (place <= 900), place + 99, 0)
+        exponent = np.clip(ids[..., -1] - self.first + EXPONENTS[0], EXPONENTS[0], EXPONENTS[-1])
+        numbers = np.where(negative, -size, size) * POWERS[exponent + 330]
+        return np.where((self.encode(numbers) == ids).all(-1), numbers, np.nan)
 
 
 class FloatingPoint(Encoding):

@@ -36,6 +36,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..checks import choose, whole_number
+
 CHOICES = {
     "embedding": ("numeric", "token"),
     "output": ("number", "P1000"),
@@ -65,11 +67,9 @@ class ModelOptions:
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+            choose(name, getattr(self, name), allowed)
         for name in ("width", "heads", "encoder_layers", "decoder_layers"):
-            if not 1 <= getattr(self, name) <= 10_000:
-                raise ValueError(f"{name} must be from 1 to 10,000, got {getattr(self, name)}")
+            whole_number(name, getattr(self, name), 1, 10_000)
         if not 0 <= self.components < math.inf:
             raise ValueError(f"components must be a weight, 0 or more, got {self.components}")
         if self.width % self.heads:

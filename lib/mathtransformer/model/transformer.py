@@ -73,6 +73,9 @@ class Transformer(nn.Module):
         pre = options.block == "pre-norm"
         self.norms = nn.ModuleList([nn.RMSNorm(width) if pre else nn.Identity() for _ in range(2)])
 
+    def parameter_count(self) -> int:
+        return sum(weights.numel() for weights in self.parameters())
+
     def ids(self, inputs: np.ndarray) -> tuple[Tensor, np.ndarray, Restore]:
         """(N, n, n) matrices as they come -> what the model reads of them.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -77,16 +76,6 @@ def training(task: str, size: int, seconds: float, compiled: bool = True) -> dic
     return {"examples": rate, "GFLOP": rate * flops(config) / 1e9, "predictions": solved, "precision": precision}
 
 
-def peak_memory() -> float | None:
-    """Most memory that this process has had, in MB; None on Windows, which does not say."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def bench(seconds: float = 2.0) -> pd.DataFrame:
     """Tidy table: what, task, size, value, unit, threads. Each measurement takes about `seconds`."""
     rows = []
@@ -107,6 +96,4 @@ def bench(seconds: float = 2.0) -> pd.DataFrame:
         share = 100 * rates["GFLOP"] / limits[rates["precision"]]
         add(f"training, of the {rates['precision']} ceiling", share, "%", "eigenvectors", size)
         add("prediction", rates["predictions"], "problems/s", "eigenvectors", size)
-    if (memory := peak_memory()) is not None:
-        add("peak memory", memory, "MB")
     return pd.DataFrame(rows).assign(threads=torch.get_num_threads())

@@ -19,8 +19,6 @@ from .distributed import Group
 from .presets import get_preset
 from .trainer import Trainer
 
-MAX_THREADS = 4096  # more is a slip
-
 log = logging.getLogger("mathtransformer")
 
 
@@ -39,7 +37,7 @@ def take_up(trainer: Trainer, begun: str | None) -> None:
         trainer.restore()
     elif begun == "published":
         trainer.restart()
-    elif trainer.config.start:
+    elif trainer.config.start is not None:
         trainer.start_from(trainer.config.start)
     step = trainer.step
     if trainer.group.largest(step, -step) != [step, -step]:
@@ -72,7 +70,7 @@ def train(
     if folder is None:
         raise ValueError("give the folder that the run is to be in")
     if threads is not None:
-        whole_number("threads", threads, 1, MAX_THREADS)
+        whole_number("threads", threads, 1, 4096)
     if not save_every > 0:
         raise ValueError(f"save_every must be positive, got {save_every}")
     folder, group = Path(folder), Group.join(choose_device(device))

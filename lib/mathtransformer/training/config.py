@@ -65,7 +65,7 @@ CHOICES = {
 class TrainOptions:
     """Optimisation and data; the defaults are the `fast` recipe (README: how it departs from the paper).
 
-    optimizer: "muon" (see muon.py) for the matrices of the layers and AdamW for the rest, or "adamw" for all. warmup,
+    optimizer: "muon" (optimizers.py) for the matrices of the layers and AdamW for the rest, or "adamw" for all. warmup,
     schedule: see Phase. clip: largest gradient norm. exact_targets: solve the matrix as rounded to its tokens (the
     paper solves it first, and rounds it after). canonical_sign: first component of each target eigenvector positive.
     precision: "bfloat16" (automatic mixed precision), "float32", or "auto", which is bfloat16 where it is fast.

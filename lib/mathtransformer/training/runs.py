@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -115,18 +116,16 @@ def begun(folder: Path) -> str | None:
     return "checkpoint" if steps >= info["steps"] else "published"
 
 
+@dataclass
 class Run:
     """A trained model with its history. `info` is run.json, `log` is log.csv, `weights` the checksum of the weights."""
 
-    def __init__(self, folder: Path, config: Config, model: Transformer, info: dict, log: pd.DataFrame, weights: str):
-        self.folder, self.config, self.model, self.info, self.log, self.weights = (
-            folder,
-            config,
-            model,
-            info,
-            log,
-            weights,
-        )
+    folder: Path
+    config: Config
+    model: Transformer
+    info: dict
+    log: pd.DataFrame
+    weights: str
 
     @property
     def name(self) -> str:

@@ -27,21 +27,14 @@ from . import runs
 from .batches import Batches
 from .compiling import compiled as compiled_model
 from .compiling import uses_bfloat16
-from .config import Config, Phase, TrainOptions
+from .config import Config, Phase
 from .distributed import Group
-from .muon import Muon, layer_matrices
+from .optimizers import make_optimizers
 from .progress import Progress
 
 BAR = "{percentage:5.1f} % |{bar}| {elapsed} < {remaining} {postfix}"
 
 log = logging.getLogger("mathtransformer")
-
-
-def make_optimizers(model: Transformer, training: TrainOptions) -> dict[str, torch.optim.Optimizer]:
-    matrices = layer_matrices(model) if training.optimizer == "muon" else []
-    rest = [weights for weights in model.parameters() if not any(weights is other for other in matrices)]
-    adamw = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, training.beta2), weight_decay=0.0, fused=True)
-    return {"optimizer": adamw} | ({"muon": Muon(matrices, lr=0.0)} if matrices else {})
 
 
 class Trainer:
@@ -79,10 +72,9 @@ class Trainer:
 
     def make_batches(self) -> Batches:
         config, batch = self.config, self.current.batch
-        options = config.training.exact_targets, config.training.canonical_sign
-        return Batches(
-            self.model, batch, config.seed, config.spectrum, config.entries, *options, self.group.share(batch)
-        )
+        problem = {name: getattr(config, name) for name in ("seed", "spectrum", "entries")}
+        options = {name: getattr(config.training, name) for name in ("exact_targets", "canonical_sign")}
+        return Batches(self.model, batch, **problem, **options, rows=self.group.share(batch))
 
     @property
     def current(self) -> Phase:
@@ -142,11 +134,10 @@ class Trainer:
         return value
 
     def describe(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
         where += f", {self.group.size} processes" if self.group.size > 1 else ""
         bfloat16, compiled = ("on" if value else "off" for value in (self.bfloat16, self.compiled))
-        return f"{parameters:,} parameters, {where}, bfloat16 {bfloat16}, torch.compile {compiled}"
+        return f"{self.model.parameter_count():,} parameters, {where}, bfloat16 {bfloat16}, torch.compile {compiled}"
 
     def evaluate(self) -> None:
         seconds = round(self.seconds, 1)
@@ -190,7 +181,7 @@ class Trainer:
             "device": self.device.type,
             "bfloat16": self.bfloat16,
             "compiled": self.compiled,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": self.model.parameter_count(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "last": self.log.rows[-1],
         }

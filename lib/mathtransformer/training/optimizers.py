@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .config import TrainOptions
+
 # Polynomial of the Newton-Schulz iteration, from Jordan et al.: it takes singular values between 0.01 and 1 to
 # between 0.7 and 1.2 in five iterations, which is orthogonal enough.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -16,13 +18,13 @@ ITERATIONS = 5
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """(..., m, n) -> (..., m, n) about U V^T, for matrices U diag(s) V^T."""
+    """(N, m, n) -> (N, m, n) about U V^T, for matrices U diag(s) V^T."""
     if matrices.shape[-2] > matrices.shape[-1]:
         return orthogonal(matrices.mT).mT
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = A * x + (B * gram + C * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
     return x
 
 
@@ -59,3 +61,11 @@ class Muon(torch.optim.Optimizer):
             state["mean"] = torch.zeros_like(weights)
         state["mean"].lerp_(weights.grad, 1 - momentum)
         return weights.grad.lerp(state["mean"], momentum)
+
+
+def make_optimizers(model: nn.Module, training: TrainOptions) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, and with the option "muon" that for the matrices of the layers. Learning rates are set at each step."""
+    matrices = layer_matrices(model) if training.optimizer == "muon" else []
+    rest = [weights for weights in model.parameters() if not any(weights is other for other in matrices)]
+    adamw = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, training.beta2), weight_decay=0.0, fused=True)
+    return {"optimizer": adamw} | ({"muon": Muon(matrices, lr=0.0)} if matrices else {})
