@@ -177,7 +177,7 @@ def test_target_shapes():
         ({"width": 100, "heads": 3}, "multiple"),
         ({"components": -1.0}, "components must be a weight"),
         ({"components": float("nan")}, "components must be a weight"),
-        ({"embedding": "tokens"}, "choose one of"),
+        ({"embedding": "tokens"}, "did you mean token"),
         ({"encoder_layers": 0}, "encoder_layers must be from 1"),
         ({"output": "P1000"}, "positions='sequence'"),
     ],
