@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_runs import tiny, train
+from small import tiny, train
 
 from mathtransformer import __main__ as cli
 from mathtransformer.files import FileError

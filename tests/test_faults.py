@@ -21,7 +21,7 @@ import faults
 import numpy as np
 import pytest
 from faults import AFTER_EVERY_STEP, STEPS, after_steps, command, contents, cut_training, result, resume, start
-from test_runs import tiny, train
+from small import tiny, train
 
 from mathtransformer import files, load_run
 from mathtransformer.files import FileError

@@ -194,6 +194,7 @@ def test_hooks_see_every_part_in_training_and_while_answering(recipe):
     read, targets = batch(model, "eigenvectors", 3)
     layer, seen = model.decoder[0], {}
     parts = {"layer": layer, "self": layer.attention, "cross": layer.cross, "pattern": layer.cross.pattern}
+    parts |= {"written": layer.attention.pattern}
     parts |= {"encoder": model.encoder[0].attention.pattern, "read": model.read}
     parts |= {"head": model.writer.head} if recipe == "fast" else {"table": model.writer.table}
     for name, part in parts.items():
@@ -202,7 +203,7 @@ def test_hooks_see_every_part_in_training_and_while_answering(recipe):
         seen.clear()
         work()
         assert set(seen) == set(parts)
-        for name in ("pattern", "encoder"):
+        for name in ("pattern", "encoder", "written"):
             for pattern in seen[name]:
                 assert pattern.shape[:2] == (5, 2)
                 torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))

@@ -1,6 +1,5 @@
 """Several processes: one model trained by two under torchrun, and many trainings by the queue."""
 
-import itertools
 import json
 import os
 import signal
@@ -164,19 +163,24 @@ def test_stored_runs_of_other_options_are_noticed_before_anything_begins():
         queues.run_here(queue(RUNS, "eigenvectors-3x3:1"), 1)
 
 
-def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path, monkeypatch):
+HOLD = """
+import pathlib, sys, time
+from mathtransformer.files import lock
+with lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(4)
+"""
+
+
+def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
     """Such as by the child of a queue that was killed."""
-    trainings = queue(tmp_path, "inversion-2x2")
-    (tmp_path / "inversion-2x2").mkdir()
-    asked = itertools.count()
-    monkeypatch.setattr(queues, "is_locked", lambda folder: files.is_locked(folder) or next(asked) < 5)
-    assert queues.run_here(trainings, 1) == 0
-    assert next(asked) > 5 and not queues.waiting_for(trainings)
-    with files.lock(tmp_path / "inversion-2x2"):
-        assert subprocess.run([sys.executable, "-c", LOCKED, str(tmp_path / "inversion-2x2")]).returncode == 0
-
-
-LOCKED = "import sys, pathlib; from mathtransformer.files import is_locked; assert is_locked(pathlib.Path(sys.argv[1]))"
+    trainings, folder = queue(tmp_path, "inversion-2x2"), tmp_path / "inversion-2x2"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n" and files.is_locked(folder)
+        begun = time.monotonic()
+        assert queues.run_here(trainings, 1) == 0
+    assert time.monotonic() - begun > 3.5 and not queues.waiting_for(trainings)
 
 
 def test_a_failure_does_not_stop_the_queue(tmp_path):

@@ -158,6 +158,8 @@ def find(name_or_path: str | Path) -> Path:
         return RUNS / folder.name
     if os.path.isdir(folder) and not (bare and not (folder / "run.json").exists()):  # os: names may be too long
         return folder
+    if bare and not known:
+        raise FileError(f"no run {folder.name!r}: {RUNS} has none; MATHTRANSFORMER_HOME says where data/ is")
     if bare:
         choose("run", folder.name, known)
     raise FileError(f"{str(folder)!r} is not a folder")
