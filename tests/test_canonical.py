@@ -108,7 +108,7 @@ def test_trainings_see_canonical_matrices_and_their_solutions(name):
     task = TASKS[config.task]
     model = Transformer(task, config.size, config.model)
     read, targets, _ = (part.numpy() for part in Batches(model, 64)[0])
-    inputs, targets = (encoding("FP15").decode(ids) for ids in (read[..., None], targets))
+    inputs, targets = (encoding("FP15").decode(ids) for ids in (read, targets))
     assert (inputs[:, 0, 1:] >= 0).all()
     if task.symmetric:
         assert (np.diff(np.diagonal(inputs, axis1=1, axis2=2)) <= 0).all()
@@ -126,7 +126,7 @@ def test_rounding_comes_before_the_order(task, n):
     ids, matrices, _ = model.ids(inputs)
     again, _, _ = model.ids(rounded(inputs))
     assert (ids == again).all()
-    np.testing.assert_array_equal(encoding("FP15").decode(ids[..., None].numpy()), matrices)
+    np.testing.assert_array_equal(encoding("FP15").decode(ids.numpy()), matrices)
     unrounded, restore = TASKS[task].canonical(inputs, rounded(inputs))
     np.testing.assert_array_equal(rounded(unrounded), matrices)
     first = inputs[:100], TASKS[task].solve(inputs[:100])
@@ -141,7 +141,7 @@ def test_targets_of_the_unrounded_matrix_follow_the_order_of_the_rounded(task):
     read, targets = (part.flatten(0, 1) for part in batches.draw(0))
     inputs = draw(TASKS[task], 3, len(read), np.random.default_rng([0, 0]))
     unrounded, _ = TASKS[task].canonical(inputs, rounded(inputs))
-    np.testing.assert_array_equal(encoding("FP15").decode(read[..., None].numpy()), rounded(unrounded))
+    np.testing.assert_array_equal(encoding("FP15").decode(read.numpy()), rounded(unrounded))
     expected = TASKS[task].lesson(unrounded, False, True)
     np.testing.assert_array_equal(encoding("FP15").decode(targets.numpy()), rounded(expected))
     assert (rounded(TASKS[task].lesson(rounded(unrounded), False, True)) != rounded(expected)).any()

@@ -80,7 +80,7 @@ def test_examples_depend_on_seed_and_step_only():
 
 def test_components_are_those_of_the_inputs():
     inputs, _, components = batches()[3]
-    matrices = encoding("FP15").decode(inputs.numpy()[..., None])
+    matrices = encoding("FP15").decode(inputs.numpy())
     expected = TASKS["eigenvectors"].components(matrices)
     np.testing.assert_allclose(components.numpy(), expected, atol=1e-5)
     assert len(batches(config=tiny(components=0.0))[3]) == 2

@@ -135,6 +135,11 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=duration, default=2.0, help="time for each measurement")
     bench.add_argument("--threads", type=count, default=1)
     bench.add_argument("--csv", action="store_true", help="print the table as csv, too")
+    take = commands.add_parser("import", help="take over a released model, or released predictions")
+    take.add_argument("file", type=Path, help="MODEL.pth with --out, PREDICTIONS.pred with --name")
+    what = take.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=folder, help="the folder of the run that the model becomes")
+    what.add_argument("--name", help="what the predictions are called in data/predictions")
     commands.add_parser("list", help="list the presets")
     return top
 
@@ -240,6 +245,16 @@ def run_queue(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_import(arguments: argparse.Namespace) -> int:
+    from .tools.published import import_model, import_predictions
+
+    if arguments.out is not None:
+        print(import_model(arguments.file, arguments.out))
+    else:
+        print(import_predictions(arguments.file, arguments.name))
+    return 0
+
+
 def run_listing(arguments: argparse.Namespace) -> int:
     for name, preset in PRESETS.items():
         seeds = f"seeds {', '.join(map(str, preset.seeds))}"
@@ -253,6 +268,7 @@ COMMANDS = {
     "track": run_track,
     "queue": run_queue,
     "bench": run_bench,
+    "import": run_import,
     "list": run_listing,
 }
 

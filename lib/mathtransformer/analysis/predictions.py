@@ -109,6 +109,13 @@ def path_of(folder: Path, spectrum: str) -> Path:
     return folder / f"predictions-on-{spectrum}.parquet"
 
 
+def imported_path(name: str) -> Path:
+    """Where imported answers are, which have no run: see tools/published.py. ValueError for a name with a path."""
+    if Path(name).name != name:
+        raise ValueError(f"a name without folders expected, got {name!r}")
+    return PREDICTIONS / f"imported-{name}.parquet"
+
+
 def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
     """Solve n fresh problems and store the answers. spectrum: of the problems; default: the training's."""
     config = run.config
@@ -134,11 +141,15 @@ def is_current(folder: Path, spectrum: str, n: int) -> bool:
 
 
 def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """(task, inputs (N, n, n), targets, predictions (N, *target shape)) of a run, by name or path.
+    """(task, inputs (N, n, n), targets, predictions (N, *target shape)) of a run, by name or path, or of imported
+    answers, by name.
 
-    spectrum: of the problems. FileError if there are no answers to them, or none of these weights.
+    spectrum: of the problems, for a run. FileError if there are no answers to them, or none of these weights.
     """
     choose("spectrum", spectrum, SPECTRA)
+    if isinstance(run, str) and Path(run).name == run and imported_path(run).exists():
+        table, about = read(imported_path(run))
+        return about["task"], *(array(table, part) for part in ("input", "target", "prediction"))
     folder = find(run)
     path, command = path_of(folder, spectrum), f"python -m mathtransformer predict {run} --spectrum {spectrum}"
     if not path.exists():

@@ -226,7 +226,6 @@ def encoding(name: str) -> Encoding:
     return make(str(name))
 
 
-def rounded(values) -> np.ndarray:
-    """Numbers as a model reads them: three significant digits, through FP15 and back."""
-    fp15 = encoding("FP15")
-    return fp15.decode(fp15.encode(values))
+def rounded(values, name: str = "FP15") -> np.ndarray:
+    """Numbers as a model reads them: three significant digits, through an encoding and back."""
+    return encoding(name).decode(encoding(name).encode(values))

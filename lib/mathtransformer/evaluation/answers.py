@@ -26,7 +26,7 @@ def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000) -> np.ndar
     ids, _, restore = model.ids(inputs)
     device = next(model.parameters()).device
     parts = [model.generate(part.to(device)).cpu().numpy() for part in ids.split(batch)]
-    return restore(model.writer.written.decode(np.concatenate(parts)))
+    return restore(model.writer.encoding.decode(np.concatenate(parts)))
 
 
 def test_set(

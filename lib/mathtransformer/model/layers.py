@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import ModelOptions
-
 Cache = dict[str, tuple[Tensor, Tensor]]  # keys and values of one layer, while an answer is written
 
 
@@ -34,12 +32,16 @@ class Attention(nn.Module):
         return x.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, heads, L, width/heads), twice (B, heads, K, width/heads), mask (L, K) to add -> (B, L, width)."""
+        """(B, heads, L, width/heads), twice (B, heads, K, width/heads) -> (B, L, width). mask: added to the scores."""
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
         if mask is not None:
             scores = scores + mask
         mixed = self.pattern(scores.softmax(-1)).to(values.dtype) @ values
         return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+def norm(width: int, pre: bool) -> nn.Module:
+    return nn.RMSNorm(width) if pre else nn.LayerNorm(width, eps=1e-12)
 
 
 class SelfAttention(Attention):
@@ -58,17 +60,17 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    def __init__(self, width: int, heads: int, bias: bool):
+    def __init__(self, width: int, heads: int, bias: bool, memory_width: int):
         super().__init__(width, heads, bias)
         self.queries = nn.Linear(width, width, bias=bias)
-        self.keys_values = nn.Linear(width, 2 * width, bias=bias)
+        self.keys_values = nn.Linear(memory_width, 2 * width, bias=bias)
 
-    def forward(self, x: Tensor, memory: Tensor, cache: Cache | None = None) -> Tensor:
-        """x (B, L, width) attends to memory (B, K, width), the encoder's output."""
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """x (B, L, width) attends to memory (B, K, memory_width), the encoder's output."""
         cache = {} if cache is None else cache
         if "cross" not in cache:
             cache["cross"] = self.split(self.keys_values(memory), 2)
-        return self.attend(self.split(self.queries(x), 1)[0], *cache["cross"])
+        return self.attend(self.split(self.queries(x), 1)[0], *cache["cross"], mask)
 
 
 class FeedForward(nn.Module):
@@ -84,27 +86,36 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer, or with `cross=True` one decoder layer (self-attention, cross-attention, feed-forward)."""
+    """One encoder layer, or with `memory_width` one decoder layer (self-attention, cross-attention, feed-forward)."""
 
-    def __init__(self, options: ModelOptions, cross: bool = False):
+    def __init__(self, width: int, heads: int, pre: bool, memory_width: int | None = None):
         super().__init__()
-        self.pre, width, heads = options.block == "pre-norm", options.width, options.heads
-        self.attention = SelfAttention(width, heads, bias=not self.pre)
-        self.cross = CrossAttention(width, heads, bias=not self.pre) if cross else None
-        self.feedforward = FeedForward(width, bias=not self.pre, squared=self.pre)
-        self.norms = nn.ModuleList([nn.RMSNorm(width) if self.pre else nn.LayerNorm(width) for _ in range(2 + cross)])
-        if self.pre:  # blocks that start as the identity
+        self.pre = pre
+        self.attention = SelfAttention(width, heads, bias=not pre)
+        self.cross = CrossAttention(width, heads, not pre, memory_width) if memory_width else None
+        self.feedforward = FeedForward(width, bias=not pre, squared=pre)
+        self.norms = nn.ModuleList([norm(width, pre) for _ in range(3 if memory_width else 2)])
+        if pre:  # blocks that start as the identity
             for block in filter(None, (self.attention, self.cross, self.feedforward)):
                 nn.init.zeros_(block.output.weight)
 
-    def residual(self, x: Tensor, norm: nn.Module, block: nn.Module, *arguments) -> Tensor:
-        return x + block(norm(x), *arguments) if self.pre else norm(x + block(x, *arguments))
-
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        """x (B, L, width) -> the same shape. memory: the encoder's output, for a decoder layer."""
-        x = self.residual(x, self.norms[0], self.attention, mask, cache)
-        if self.cross is not None:
-            x = self.residual(x, self.norms[2], self.cross, memory, cache)
-        return self.residual(x, self.norms[1], self.feedforward)
+        """x (B, L, width) -> the same shape. memory: the encoder's output, for a decoder layer. Masks are added to the
+        scores of what is attended to."""
+        first, last = self.norms[0], self.norms[1]
+        if self.pre:
+            x = x + self.attention(first(x), mask, cache)
+            if self.cross is not None:
+                x = x + self.cross(self.norms[2](x), memory, memory_mask, cache)
+            return x + self.feedforward(last(x))
+        y = first(x + self.attention(x, mask, cache))
+        if self.cross is not None:  # asked with the layer's input: so in the published code
+            y = self.norms[2](y + self.cross(x, memory, memory_mask, cache))
+        return last(y + self.feedforward(y))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,26 +33,33 @@ class NumberEmbedding(nn.Module):
     """FP15 ids -> vectors: a fixed table of `numeric_features` through one learned linear layer."""
 
     opening = 0  # symbols before the first number
+    encoding = encoding("FP15")
 
     def __init__(self, width: int):
         super().__init__()
-        fp15 = encoding("FP15")
-        values = torch.from_numpy(fp15.decode(torch.arange(len(fp15.vocabulary))[:, None].numpy()))
+        values = torch.from_numpy(self.encoding.decode(np.arange(len(self.encoding.vocabulary))[:, None]))
         self.register_buffer("table", numeric_features(values), persistent=False)
         self.linear = nn.Linear(self.table.shape[1], width)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def places(self, numbers: Tensor) -> Tensor:
+        return numbers
+
+    def embed(self, ids: Tensor) -> Tensor:
         """(...) -> (..., width)"""
         return self.linear(F.embedding(ids, self.table))
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, None]:
+        """(B, L, 1) -> (B, L, width), and that nothing is hidden from attention."""
+        return self.embed(ids[..., 0]), None
 
 
 class NumberWriter(nn.Module):
     """Writes a solution with one position a number.
 
-    shape: of all that is learned. Numbers are written row by row; `positions_of` says which row and column each has.
+    shape: of all that is learned. Numbers are written row by row; `places` says which row and column each has.
     """
 
-    written = encoding("FP15")
+    encoding = encoding("FP15")
 
     def __init__(self, shape: tuple[int, ...], embedding: nn.Module, width: int, decoding: str):
         super().__init__()
@@ -72,11 +80,18 @@ class NumberWriter(nn.Module):
     def embed(self, ids: Tensor | None, batch: int) -> Tensor:
         """(B, L) what was written -> (B, L + 1, width) what the decoder reads: the start, then that."""
         start = self.start.expand(batch, 1, -1)
-        return start if ids is None else torch.cat([start, self.feed(ids)], dim=1)
+        return start if ids is None else torch.cat([start, self.feed.embed(ids)], dim=1)
 
     def loss(self, x: Tensor, sequence: Tensor) -> Tensor:
         """Decoder's output (B, L, width), (B, L) -> mean cross-entropy of a number, in nats."""
         return self.head(x, sequence)
+
+    def log_probabilities(self, x: Tensor, sequence: Tensor) -> Tensor:
+        """Decoder's output (B, L, width), (B, L) -> (B, L) natural logarithms."""
+        classes, mantissas = split_ids(sequence)
+        first = self.head.exponent(x).double().log_softmax(-1).gather(-1, classes[..., None])
+        second = self.head.mantissas(x, classes).double().log_softmax(-1).gather(-1, mantissas.clamp(min=0)[..., None])
+        return torch.where(mantissas < 0, first[..., 0], (first + second)[..., 0])
 
     def choose(self, x: Tensor) -> Tensor:
         """Decoder's output (B, 1, width) -> the next id (B, 1)."""

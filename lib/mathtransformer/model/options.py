@@ -3,10 +3,10 @@
 ===============  ==============================================  ==========================================
 option           `paper` (as published)                          `fast` (departures that pay on a CPU)
 ===============  ==============================================  ==========================================
-embedding        "token": one learned vector for each of the     "numeric": sines, cosines and logarithm of
-                 29,000 FP15 symbols                             the number, through one linear layer
-output           "P1000": sign, mantissa, exponent, one          "number": one position a number, a head for
-                 position each                                   sign and exponent, then one for the mantissa
+embedding        "FP15", or another encoding: one learned vector "numeric": sines, cosines and logarithm of
+                 for each word                                   the number, through one linear layer
+output           "P1000" (sign, mantissa, exponent), or another  "number": one position a number, a head for
+                 encoding: one position a token                  sign and exponent, then one for the mantissa
 positions        "sequence": learned, by place in the sequence   "row-column": learned, by row and by column,
                                                                  so that weights carry over to other sizes
 triangle         False: all entries are read                     True: a symmetric matrix is read as its
@@ -15,8 +15,9 @@ canonical_input  False: M is read as it is                       True: of all ma
                                                                  signs of rows and columns (inversion: or by
                                                                  transposition), one is read, and the answer is
                                                                  changed back (`Task.canonical`)
-block            "post-norm": LayerNorm, ReLU, biases            "pre-norm": RMSNorm, squared ReLU, no biases,
-                                                                 blocks that start as the identity
+block            "post-norm": LayerNorm, also of what is         "pre-norm": RMSNorm, squared ReLU, no biases,
+                 embedded, ReLU, biases; cross-attention asks    blocks that start as the identity
+                 with the layer's input
 components       0: the solution is all that is learned from     5: weight of a second loss, for the encoder to show
                                                                  at each entry of M what the solution is made of
                                                                  (`Task.components`), by one linear layer. It serves
@@ -28,7 +29,7 @@ decoding         "greedy": the likeliest token                   "median": of th
                                                                  (output="number" only)
 ===============  ==============================================  ==========================================
 
-Both read FP15 token ids, so both see the same three significant digits.
+Both see three significant digits of each number.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ import math
 from dataclasses import dataclass
 
 from ..checks import choose, whole_number
+from ..data.encodings import ENCODINGS
 
 CHOICES = {
-    "embedding": ("numeric", "token"),
-    "output": ("number", "P1000"),
+    "embedding": ("numeric", *ENCODINGS),
+    "output": ("number", *ENCODINGS),
     "positions": ("row-column", "sequence"),
     "block": ("pre-norm", "post-norm"),
     "decoding": ("median", "greedy"),
@@ -55,6 +57,8 @@ class ModelOptions:
     heads: int = 8
     encoder_layers: int = 4
     decoder_layers: int = 1
+    decoder_width: int = 0  # 0: as the encoder
+    decoder_heads: int = 0
     embedding: str = "numeric"
     output: str = "number"
     positions: str = "row-column"
@@ -72,14 +76,33 @@ class ModelOptions:
             whole_number(name, getattr(self, name), 1, 10_000)
         if not 0 <= self.components < math.inf:
             raise ValueError(f"components must be a weight, 0 or more, got {self.components}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.output == "P1000" and self.positions == "row-column":
-            raise ValueError("output='P1000' writes three tokens a number: it needs positions='sequence'")
+        for name in ("decoder_width", "decoder_heads"):
+            whole_number(name, getattr(self, name), 0, 10_000)
+        for width, heads in (self.encoder_size, self.decoder_size):
+            if width % heads:
+                raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        if self.output != "number" and self.positions == "row-column":
+            raise ValueError(f"output={self.output!r} writes tokens: it needs positions='sequence'")
+        if self.components and self.embedding in ("P10", "P1000", "B1999"):
+            raise ValueError(f"components are shown at one position a number: not with embedding={self.embedding!r}")
+
+    @property
+    def encoder_size(self) -> tuple[int, int]:
+        """Width and heads."""
+        return self.width, self.heads
+
+    @property
+    def decoder_size(self) -> tuple[int, int]:
+        return self.decoder_width or self.width, self.decoder_heads or self.heads
+
+    @property
+    def reads(self) -> str:
+        """The encoding through which matrices are read."""
+        return "FP15" if self.embedding == "numeric" else self.embedding
 
 
 PAPER = ModelOptions(
-    embedding="token",
+    embedding="FP15",
     output="P1000",
     positions="sequence",
     triangle=False,

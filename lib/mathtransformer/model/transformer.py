@@ -12,23 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..data.canonical import Restore, unchanged
-from ..data.encodings import encoding, rounded
+from ..data.encodings import ENCODINGS, encoding, rounded
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import Task
-from .layers import Layer
+from .layers import Cache, Layer, norm
 from .numbers import NumberEmbedding, NumberWriter
 from .options import ModelOptions
 from .positions import RowColumnPositions, SequencePositions
-from .tokens import TokenEmbedding, TokenWriter
-
-
-def writer_of(task: Task, size: int, options: ModelOptions) -> NumberWriter | TokenWriter:
-    shape = task.richer_shape(size) if options.cotrain else task.target_shape(size)
-    if options.output == "number":
-        numeric = options.embedding == "numeric"
-        feed = NumberEmbedding(options.width) if numeric else TokenFeed(options.width)
-        return NumberWriter(shape, feed, options.width, options.decoding)
-    return TokenWriter(shape, options.output, options.width)
+from .tokens import TokenReader, TokenWriter, word_ids
 
 
 class TokenFeed(nn.Embedding):
@@ -38,16 +29,29 @@ class TokenFeed(nn.Embedding):
         super().__init__(len(encoding("FP15").vocabulary), width)
         nn.init.normal_(self.weight, std=width**-0.5)
 
+    embed = nn.Embedding.forward
+
+
+def reader_and_writer(task: Task, size: int, options: ModelOptions) -> tuple[nn.Module, nn.Module]:
+    shape = task.richer_shape(size) if options.cotrain else task.target_shape(size)
+    width, numeric = options.decoder_size[0], options.embedding == "numeric"
+    words = word_ids(*(name for name in (options.embedding, options.output) if name in ENCODINGS))
+    reader = NumberEmbedding(options.width) if numeric else TokenReader(words, options.embedding, size, options.width)
+    if options.output != "number":
+        return reader, TokenWriter(words, shape, options.output, width)
+    return reader, NumberWriter(shape, NumberEmbedding(width) if numeric else TokenFeed(width), width, options.decoding)
+
 
 def positions_of(task: Task, options: ModelOptions, read: int, written: int) -> nn.ModuleList:
     """Positions of what is read and of what is written; `read` and `written` are the lengths of these sequences."""
+    widths = options.width, options.decoder_size[0]
     if options.positions == "sequence":
-        return nn.ModuleList([SequencePositions(length, options.width) for length in (read, written)])
+        return nn.ModuleList([SequencePositions(*table) for table in zip((read, written), widths)])
     # Enough rows and columns for any size and for most tasks, so that weights can be taken over by other runs.
     *rows, columns = task.richer_shape(MAX_SIZE) or (1,)
     written_table = max(math.prod(rows), MAX_SIZE + 1), max(columns, MAX_SIZE)
     tables = ((MAX_SIZE, MAX_SIZE), written_table)
-    return nn.ModuleList([RowColumnPositions(*table, options.width) for table in tables])
+    return nn.ModuleList([RowColumnPositions(*table, width) for table, width in zip(tables, widths)])
 
 
 class Transformer(nn.Module):
@@ -60,18 +64,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.task, self.size, self.options = task, size, options
         self.asked = task.target_shape(size)  # what a prediction is; what is learned may go on after that (cotrain)
-        width, numeric = options.width, options.embedding == "numeric"
         self.triangle = options.triangle and task.symmetric
-        self.read = NumberEmbedding(width) if numeric else TokenEmbedding(size, width)
-        self.writer = writer_of(task, size, options)
+        self.read, self.writer = reader_and_writer(task, size, options)
         # A column for each of up to 20 terms of which a matrix is the sum, see Task.components.
-        self.components = nn.Linear(width, MAX_SIZE) if options.components else None
-        read = self.read.opening + (size * (size + 1) // 2 if self.triangle else size * size)
-        self.positions = positions_of(task, options, read, self.writer.length)
-        self.encoder = nn.ModuleList([Layer(options) for _ in range(options.encoder_layers)])
-        self.decoder = nn.ModuleList([Layer(options, cross=True) for _ in range(options.decoder_layers)])
-        pre = options.block == "pre-norm"
-        self.norms = nn.ModuleList([nn.RMSNorm(width) if pre else nn.Identity() for _ in range(2)])
+        self.components = nn.Linear(options.width, MAX_SIZE) if options.components else None
+        self.positions = positions_of(task, options, len(self.read.places(self.entries()[0])), self.writer.length)
+        pre, width = options.block == "pre-norm", options.width
+        self.encoder = nn.ModuleList([Layer(*options.encoder_size, pre) for _ in range(options.encoder_layers)])
+        self.decoder = nn.ModuleList([Layer(*options.decoder_size, pre, width) for _ in range(options.decoder_layers)])
+        # With "pre-norm" of what encoder and decoder put out, with "post-norm" of what they read.
+        self.norms = nn.ModuleList([norm(size, pre) for size in (width, options.decoder_size[0])])
 
     def parameter_count(self) -> int:
         return sum(weights.numel() for weights in self.parameters())
@@ -79,12 +81,14 @@ class Transformer(nn.Module):
     def ids(self, inputs: np.ndarray) -> tuple[Tensor, np.ndarray, Restore]:
         """(N, n, n) matrices as they come -> what the model reads of them.
 
-        Returns ids (N, n, n) on the CPU, the numbers (N, n, n) that these stand for (rounded, then canonical if the
+        Returns ids (N, n, n, k) on the CPU, the numbers (N, n, n) that these stand for (rounded, then canonical if the
         model reads canonical matrices), and what takes solutions of these to solutions of the rounded inputs.
         """
-        matrices = rounded(inputs)  # before the order is decided, so that M and rounded M are read alike
+        matrices = rounded(
+            inputs, self.options.reads
+        )  # before the order is decided, so that M and rounded M are read alike
         matrices, restore = self.task.canonical(matrices) if self.options.canonical_input else (matrices, unchanged)
-        return torch.from_numpy(encoding("FP15").encode(matrices)[..., 0]), matrices, restore
+        return torch.from_numpy(self.read.encoding.encode(matrices)), matrices, restore
 
     def entries(self, device=None) -> tuple[Tensor, ...]:
         """Rows and columns of the entries of M that are read, in order."""
@@ -92,26 +96,44 @@ class Transformer(nn.Module):
             return torch.triu_indices(self.size, self.size, device=device).unbind(0)
         return torch.cartesian_prod(*[torch.arange(self.size, device=device)] * 2).unbind(1)
 
-    def encode(self, inputs: Tensor) -> Tensor:
-        """(B, n, n) FP15 ids -> (B, L, width), L = n(n+1)/2 for a triangle, else n*n; with embedding="token" 2 more."""
-        rows, columns = self.entries(inputs.device)
-        x = self.read(inputs[:, rows, columns])
-        padding = rows.new_zeros(self.read.opening)
-        x = x + self.positions[0](torch.cat([padding, rows]), torch.cat([padding, columns]))
-        for layer in self.encoder:
-            x = layer(x)
-        return self.norms[0](x)
+    def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, n, n, k) ids -> (B, L, width), and what to add to scores of attention to it.
 
-    def decode(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, caches: list | None = None) -> Tensor:
+        L counts what is read: n(n+1)/2 numbers of a triangle, else n*n; with an encoding k tokens each, and 4 more.
+        """
+        rows, columns = self.entries(inputs.device)
+        x, mask = self.read(inputs[:, rows, columns])
+        x = x + self.positions[0](self.read.places(rows), self.read.places(columns))
+        return self.through(self.encoder, self.norms[0], x, lambda layer, x: layer(x, mask=mask)), mask
+
+    def decode(
+        self,
+        x: Tensor,
+        memory: tuple[Tensor, Tensor | None],
+        mask: Tensor | None = None,
+        caches: dict[nn.Module, Cache] | None = None,
+    ) -> Tensor:
         """(B, L, width) embedded symbols, with their positions, -> (B, L, width) what the next ones are chosen from."""
-        for layer, cache in zip(self.decoder, caches or [None] * len(self.decoder), strict=True):
-            x = layer(x, memory, mask, cache)
-        return self.norms[1](x)
+        encoded, hidden = memory
+        return self.through(
+            self.decoder,
+            self.norms[1],
+            x,
+            lambda layer, x: layer(x, encoded, mask, hidden, caches[layer] if caches else None),
+        )
+
+    def through(self, layers: nn.ModuleList, norm: nn.Module, x: Tensor, apply) -> Tensor:
+        """All layers, with the one norm that stands before or after them."""
+        after = self.options.block == "pre-norm"
+        x = x if after else norm(x)
+        for layer in layers:
+            x = apply(layer, x)
+        return norm(x) if after else x
 
     def components_loss(self, memory: Tensor, components: Tensor) -> Tensor:
         """Mean squared error of the components (B, n, n, n) as read off the encoder's output at each entry of M."""
         rows, columns = self.entries(memory.device)
-        shown = self.components(memory[:, self.read.opening :])[..., : self.size]
+        shown = self.components(memory[:, self.read.opening :][:, : len(rows)])[..., : self.size]
         return (shown.float() - components[:, rows, columns]).square().mean()
 
     def forward(self, inputs: Tensor, targets: Tensor, components: Tensor | None = None) -> Tensor:
@@ -119,20 +141,32 @@ class Transformer(nn.Module):
 
         With `components`, ModelOptions.components times their squared error is added.
         """
-        memory, sequence = self.encode(inputs), self.writer.sequence(targets)
-        x = self.writer.embed(sequence[:, :-1], len(sequence)) + self.positions[1](*self.writer.places(inputs.device))
-        mask = torch.full((x.shape[1], x.shape[1]), -math.inf, device=x.device).triu(1)
-        loss = self.writer.loss(self.decode(x, memory, mask), sequence)
+        x, sequence, memory = self.fed(inputs, targets)
+        loss = self.writer.loss(x, sequence)
         if components is None:
             return loss
         return loss + self.options.components * self.components_loss(memory, components)
 
+    def fed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The decoder's output where it is fed the solution, what it should have written, the encoder's output."""
+        memory, sequence = self.encode(inputs), self.writer.sequence(targets)
+        x = self.writer.embed(sequence[:, :-1], len(sequence)) + self.positions[1](*self.writer.places(inputs.device))
+        mask = torch.full((x.shape[1], x.shape[1]), -math.inf, device=x.device).triu(1)
+        return self.decode(x, memory, mask), sequence, memory[0]
+
+    @torch.no_grad()
+    def log_probabilities(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(B, n, n, k) and (B, *shape, k) ids -> float64 (B, L) natural logarithms of the probabilities of what is
+        written for the targets, one symbol after the other, the end included, each given those before it."""
+        x, sequence, _ = self.fed(inputs, targets)
+        return self.writer.log_probabilities(x, sequence)
+
     @torch.no_grad()
     def generate(self, inputs: Tensor) -> Tensor:
-        """Write step by step, with keys and values cached: (B, n, n) FP15 ids -> (B, *asked, k) ids."""
+        """Write step by step, with keys and values cached: (B, n, n, k) ids -> (B, *asked, k) ids."""
         batch, numbers, memory = len(inputs), math.prod(self.asked), self.encode(inputs)
         places = self.positions[1](*self.writer.places(inputs.device))
-        caches: list[dict] = [{} for _ in self.decoder]
+        caches: dict[nn.Module, Cache] = {layer: {} for layer in self.decoder}
         ids: list[Tensor] = []
         for place in places[: self.writer.needed(numbers)]:
             x = self.writer.embed(ids[-1] if ids else None, batch)[:, -1:] + place

@@ -43,7 +43,7 @@ class Batches:
         solvable = model.task.solvable(read) if self.exact_targets else np.zeros(len(read), bool)
         solved = read if solvable.all() else np.where(solvable[:, None, None], read, self.canonical(inputs))
         lesson = model.task.lesson(solved, model.options.cotrain, self.canonical_sign)
-        parts = [ids, torch.from_numpy(model.writer.written.encode(lesson))]
+        parts = [ids, torch.from_numpy(model.writer.encoding.encode(lesson))]
         if model.options.components:
             parts.append(torch.from_numpy(model.task.components(solved).astype(np.float32)))
         return [part.unflatten(0, (BLOCK, -1)) for part in parts]

@@ -90,8 +90,8 @@ def train(
         trainer = Trainer(config, folder, group=group, compiled=compiled)
         take_up(trainer, begun)
         if group.first and force:  # now that all is well
-            for name in runs.EVERYTHING:
-                (folder / name).unlink(missing_ok=True)
+            for path in (*(folder / name for name in runs.EVERYTHING), *folder.glob("model-*.safetensors")):
+                path.unlink(missing_ok=True)
         status = trainer.run(save_every, show)
         group.leave()
         return status

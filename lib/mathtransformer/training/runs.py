@@ -1,9 +1,9 @@
 """Runs: the folders under data/runs that hold a trained model, how it was trained, and its log.
 
-model.safetensors       weights, in half precision
+model.safetensors       weights, in half precision; what is beyond 9 MB in model-2.safetensors and so on
 run.json                configuration, versions, examples, seconds
 log.csv                 one row an evaluation
-SHA256SUMS              checksums of these three, for `sha256sum -c` and for whoever loads the run
+SHA256SUMS              checksums of these, for `sha256sum -c` and for whoever loads the run
 checkpoint.safetensors  while a training goes on: all that it needs to go on, bit for bit (not kept in git)
 
 No crash leaves half a file; what was damaged afterwards is refused by name.
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from .. import files
-from ..checks import as_matrices, choose, whole_number
+from ..checks import as_matrices, as_numbers, choose, whole_number
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import get_task
 from ..evaluation.answers import answer
@@ -38,17 +38,32 @@ PUBLISHED = ("model.safetensors", "run.json", "log.csv")
 CHECKPOINT = "checkpoint.safetensors"
 EVERYTHING = (*PUBLISHED, files.SUMS, CHECKPOINT)
 FORMAT = 2  # raised when runs of an older version can no longer be read
+LARGEST_FILE = 9_000_000  # bytes
 LARGEST = 9.995e8  # entries from here on have no FP15 token
 
 
-def publish(folder: Path, model: Transformer, log: pd.DataFrame, info: dict) -> None:
+def publish(
+    folder: Path, model: Transformer, log: pd.DataFrame, info: dict, precision: torch.dtype = torch.float16
+) -> None:
     """Write what others read: weights, log, run.json, and the checksums that bind them together."""
-    weights = save({name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()})
+    weights = {name: tensor.detach().to(precision).contiguous() for name, tensor in model.state_dict().items()}
     rows = log.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     text = json.dumps({"format": FORMAT, **info}, indent=1) + "\n"
-    contents = dict(zip(PUBLISHED, (weights, text.encode(), rows.encode()), strict=True))
+    contents = {name: save(shard) for name, shard in shards(weights).items()}
+    contents |= {"run.json": text.encode(), "log.csv": rows.encode()}
     contents[files.SUMS] = files.sums(contents)
     files.write({folder / name: content for name, content in contents.items()})
+
+
+def shards(weights: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights by the file that they are to be in, so that none is larger than repositories like, if tensors allow."""
+    found, size = [{}], 0
+    for name, tensor in weights.items():
+        size += tensor.nbytes
+        if found[-1] and size > LARGEST_FILE:
+            found, size = [*found, {}], tensor.nbytes
+        found[-1][name] = tensor
+    return {f"model{'' if number == 1 else f'-{number}'}.safetensors": shard for number, shard in enumerate(found, 1)}
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict) -> None:
@@ -142,11 +157,31 @@ class Run:
         Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
         unfit inputs.
         """
-        inputs = as_matrices(inputs, self.model.task.symmetric, LARGEST, MAX_SIZE)
-        if inputs.shape[1] != self.config.size:
-            n = self.config.size
-            raise ValueError(f"{self.name} solves {n}x{n} matrices, got inputs of shape {inputs.shape}")
+        inputs = self.checked(inputs)
         return answer(self.model, inputs, min(whole_number("batch", batch, 1), max(len(inputs), 1)))
+
+    def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
+        """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
+        token of the encoded target and of the end, the target being fed in. For output="number" a token is a number.
+
+        inputs: as for `predict`. targets: (N, *target shape). Tokens that a shorter target lacks have 0.
+        """
+        inputs, model = self.checked(inputs), self.model
+        targets, shape = as_numbers(targets), (len(inputs), *self.model.asked)
+        if targets.shape != shape or self.config.model.canonical_input or self.config.model.cotrain:
+            told = "a model that writes more, or of canonical matrices" if targets.shape == shape else targets.shape
+            raise ValueError(f"targets of shape {shape} expected, and a model of matrices as they are, got {told}")
+        parts = zip(
+            model.ids(inputs)[0].split(batch), torch.from_numpy(model.writer.encoding.encode(targets)).split(batch)
+        )
+        parts = [model.log_probabilities(*part).numpy() for part in parts]
+        return np.concatenate(parts) if parts else np.empty((0, model.writer.length))
+
+    def checked(self, inputs) -> np.ndarray:
+        inputs, n = as_matrices(inputs, self.model.task.symmetric, LARGEST, MAX_SIZE), self.config.size
+        if inputs.shape[1] != n:
+            raise ValueError(f"{self.name} solves {n}x{n} matrices, got inputs of shape {inputs.shape}")
+        return inputs
 
 
 def find(name_or_path: str | Path) -> Path:
@@ -174,15 +209,17 @@ def load_run(name_or_path: str | Path) -> Run:
     folder = find(name_or_path)
     if not (folder / "run.json").exists():
         raise FileError(f"{folder / 'run.json'} does not exist: this is not a run")
-    weights, text, log = (files.read_checked(folder, name) for name in PUBLISHED)
+    first, text, log = (files.read_checked(folder, name) for name in PUBLISHED)
+    others = [name for name in files.read_sums(folder) if name.startswith("model-")]
+    weights = [first, *(files.read_checked(folder, name) for name in others)]
     try:
         info = json.loads(text)
         if info["format"] != FORMAT:
             raise ValueError(f"format {info['format']}, this version of mathtransformer reads format {FORMAT}")
         config = Config.from_json(info["config"])
         model = Transformer(get_task(config.task), config.size, config.model)
-        model.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
+        model.load_state_dict({name: tensor.float() for part in weights for name, tensor in load(part).items()})
         table = pd.read_csv(io.BytesIO(log))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{folder} does not fit together: {error}") from None
-    return Run(folder, config, model.eval(), info, table, hashlib.sha256(weights).hexdigest())
+    return Run(folder, config, model.eval(), info, table, hashlib.sha256(first).hexdigest())

@@ -1,0 +1,206 @@
+"""The paper's own files: released models become runs, released predictions become stored answers.
+
+Source: Charton's code (LAWT), which writes a model with `torch.save` and predictions as text.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import files
+from ..analysis.predictions import columns, imported_path, parquet
+from ..checks import whole_number
+from ..data.encodings import encoding
+from ..data.matrices import MAX_SIZE
+from ..data.tasks import get_task
+from ..files import FileError
+from ..model.options import PAPER
+from ..model.transformer import Transformer
+from ..training import runs
+from ..training.config import RECIPES, Config, Phase
+
+TASKS = {"eigenvalues": "eigenvalues", "eigenvectors": "eigenvectors", "invert_matrix": "inversion"}
+ENCODINGS = {"FP15,2,16": "FP15", "float,2,1000": "P1000", "float,2,10": "P10", "floatsymbol,2": "B1999"}
+SEQUENCE = 4096  # positions that a released model has a vector for
+
+
+def option(params: dict, name: str, table: dict[str, str]) -> str:
+    if params[name] not in table:
+        raise ValueError(f"{name} {params[name]!r} is none of {', '.join(table)}")
+    return table[params[name]]
+
+
+def configuration(saved: dict) -> Config:
+    """The training that a released checkpoint says it is of. KeyError or ValueError if it does not say."""
+    params = saved["params"]
+    sizes = {params["first_dimension"]} if params["force_dim"] else {params["min_dimension"], params["max_dimension"]}
+    if len(sizes) > 1:
+        raise ValueError(f"it solves matrices of several sizes, {min(sizes)} to {max(sizes)}")
+    task = get_task(option(params, "operation", TASKS))
+    model = dict(vars(PAPER)) | {
+        "embedding": option(params, "input_encoding", ENCODINGS),
+        "output": option(params, "output_encoding", ENCODINGS),
+        "width": params["enc_emb_dim"],
+        "heads": params["n_enc_heads"],
+        "encoder_layers": params["n_enc_layers"],
+        "decoder_width": params["dec_emb_dim"],
+        "decoder_heads": params["n_dec_heads"],
+        "decoder_layers": params["n_dec_layers"],
+    }
+    examples = max(1, int(saved.get("n_total_iter", 0)) * int(params["batch_size"]))
+    spectrum = params["eigen_distribution"] if task.symmetric else "semicircle"
+    entries = "normal" if params["generator"] == "normal" else "uniform"
+    phase = Phase(examples, batch=params["batch_size"], **RECIPES["paper"][2])
+    size = whole_number("size", next(iter(sizes)), 1, MAX_SIZE)
+    base = Config(task.name, size, (phase,), spectrum, entries, model=PAPER, training=RECIPES["paper"][1])
+    return base.changed(**model)
+
+
+def block(old: dict[str, Tensor], kind: str, names: str) -> dict[str, Tensor]:
+    """weight and bias of one or more linear layers, put together as one, or of a norm. names: such as "q_lin k_lin"."""
+    return {
+        part: torch.cat([old[f"{name}.{part}"] for name in names.split()])
+        if kind == "linear"
+        else old[f"{names}.{part}"]
+        for part in ("weight", "bias")
+    }
+
+
+def renamed(old: dict[str, Tensor], decoder: bool, layers: int) -> dict[str, Tensor]:
+    """The weights of a released encoder or decoder under the names that they have here."""
+    side, number, table = ("decoder", 1, "writer") if decoder else ("encoder", 0, "read")
+    new = {f"{table}.table.weight": old["embeddings.weight"]}
+    new[f"positions.{number}.places.weight"] = old["position_embeddings.weight"]
+    moved = {f"norms.{number}": ("norm", "layer_norm_emb")}
+    for i in range(layers):
+        here, there = f"{side}.{i}", f"layers.{i}"
+        attention = " ".join(f"{there}.self_attention.{part}_lin" for part in "qkv")
+        moved |= {
+            f"{here}.attention.projection": ("linear", attention),
+            f"{here}.attention.output": ("linear", f"{there}.self_attention.out_lin"),
+            f"{here}.feedforward.hidden": ("linear", f"{there}.ffn.lin1"),
+            f"{here}.feedforward.output": ("linear", f"{there}.ffn.lin2"),
+            f"{here}.norms.0": ("norm", f"{there}.layer_norm1"),
+            f"{here}.norms.1": ("norm", f"{there}.layer_norm2"),
+        }
+        if decoder:
+            keys_values = " ".join(f"{there}.cross_attention.{part}_lin" for part in "kv")
+            moved |= {
+                f"{here}.cross.queries": ("linear", f"{there}.cross_attention.q_lin"),
+                f"{here}.cross.keys_values": ("linear", keys_values),
+                f"{here}.cross.output": ("linear", f"{there}.cross_attention.out_lin"),
+                f"{here}.norms.2": ("norm", f"{there}.layer_norm15"),
+            }
+    for name, (kind, names) in moved.items():
+        new |= {f"{name}.{part}": tensor for part, tensor in block(old, kind, names).items()}
+    if decoder:
+        if not torch.equal(old["proj.weight"], old["embeddings.weight"]):
+            raise ValueError("its output layer is not its table of embeddings")
+        new["writer.bias"] = old["proj.bias"]
+    return new
+
+
+def import_model(path: Path, folder: Path) -> Path:
+    """Make a run, in a folder of its own, of a released checkpoint. Its weights stay in single precision.
+
+    FileError for a file that is no such checkpoint, saying what is missing, and for a folder that has a run already.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        config = configuration(saved)
+        model = Transformer(get_task(config.task), config.size, config.model)
+        weights: dict[str, Tensor] = {}
+        for side, layers in (("encoder", config.model.encoder_layers), ("decoder", config.model.decoder_layers)):
+            old = {name.removeprefix("module."): tensor.float() for name, tensor in saved[side].items()}
+            weights |= renamed(old, side == "decoder", layers)
+        for name, tensor in model.state_dict().items():  # the longest sequence of this size needs no more
+            if name.startswith("positions."):
+                weights[name] = weights[name][: len(tensor)]
+        model.load_state_dict(weights)
+    except KeyError as error:
+        raise FileError(f"{path} is no released model: {error} is missing") from None
+    except Exception as error:  # torch.load, which may meet anything, has no class of errors of its own
+        raise FileError(f"{path} is no released model: {str(error).splitlines()[0]:.200}") from None
+    runs.prepare(folder)
+    with files.lock(folder):
+        if runs.begun(folder) is not None:
+            raise FileError(f"{folder} has a run already: choose another --out")
+        steps = config.phases[0].examples // config.phases[0].batch
+        info = {"config": config.to_json(), "finished": True, "steps": steps, "examples": config.phases[0].examples}
+        info |= {"seconds": 0.0, "parameters": model.parameter_count(), "source": path.name}
+        log = pd.DataFrame([{"step": steps, "examples": info["examples"]}])
+        runs.publish(folder, model, log, info, torch.float32)
+    return folder
+
+
+# Four parts to an entry: its number, the matrix as NumPy prints it, the target's tokens, the answer's.
+ENTRY = re.compile(r"Equation \d+ \(\d+/\d+\)\nsrc=(.*?)\ntgt=(\[.*?\])\n\S+ \S+ (\[.*?\])\n", re.DOTALL)
+
+
+def read_entries(text: str) -> list[tuple[np.ndarray, list[str], list[str]]]:
+    """(matrix, tokens of the target, tokens of the answer) of each entry; ValueError names the line that is none."""
+    entries, place = [], 0
+    while text[place:].strip():
+        place += len(text[place:]) - len(text[place:].lstrip("\n"))
+        found = ENTRY.match(text, place)
+        try:
+            rows = [row.strip("[] ").split() for row in found[1].split("\n")]
+            entries.append((np.array(rows, np.float64), ast.literal_eval(found[2]), ast.literal_eval(found[3])))
+        except (TypeError, ValueError, SyntaxError):
+            raise ValueError(f"line {text.count(chr(10), 0, place) + 1}: no entry of predictions begins here") from None
+        place = found.end()
+    return entries
+
+
+def solution(tokens: list[str], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What a sequence of tokens says, NaN for what does not decode or has another shape."""
+    written, opening = encoding(name), [f"V{k}" for k in (*shape, 1)[:2]]
+    numbers = tokens[2:]
+    if name == "P10":  # zero is shorter: each number begins with its sign
+        starts = [i for i, token in enumerate(numbers) if token in ("+", "-")]
+        parts = [numbers[i:j] for i, j in zip(starts, [*starts[1:], len(numbers)])]
+    else:
+        k = written.tokens_per_number
+        parts = [numbers[i : i + k] for i in range(0, len(numbers), k)]
+    if tokens[:2] != opening or len(parts) != np.prod(shape):
+        return np.full(shape, np.nan)
+    return written.values(parts).reshape(shape)
+
+
+def import_predictions(path: Path, name: str) -> Path:
+    """Make stored answers, called `name`, of predictions in the text form of the official evaluator.
+
+    FileError for a damaged file, naming the line, or for a name that is taken.
+    """
+    place = imported_path(name)
+    try:
+        entries = read_entries(path.read_text(encoding="utf-8"))
+        if not entries:
+            raise ValueError("it has no predictions")
+        inputs = np.stack([matrix for matrix, _, _ in entries])
+        n = inputs.shape[-1]
+        dimensions = {(n + 1, n): "eigenvectors", (n, 1): "eigenvalues", (n, n): "inversion"}
+        target = entries[0][1]
+        task = get_task(dimensions[tuple(int(word.removeprefix("V")) for word in target[:2])])
+        style = next(style for style in ENCODINGS.values() if set(target[2:]) <= set(encoding(style).vocabulary))
+        shape = task.target_shape(n)
+        targets, predictions = (np.stack([solution(entry[k], style, shape) for entry in entries]) for k in (1, 2))
+        if np.isnan(targets).any():
+            raise ValueError(
+                f"prediction {int(np.isnan(targets).any((*range(1, targets.ndim),)).argmax())} has no target"
+            )
+    except (OSError, KeyError, ValueError, StopIteration) as error:
+        raise FileError(f"{path} cannot be read as predictions: {error}") from None
+    if place.exists():
+        raise FileError(f"{place} exists: choose another --name")
+    table = {**columns("input", inputs), **columns("target", targets), **columns("prediction", predictions)}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    files.write({place: parquet(table, {"task": task.name, "size": str(n), "source": path.name})})
+    return place
