@@ -137,26 +137,28 @@ class Disk:
         return subprocess.run(["mount", *arguments, self.folder], capture_output=True).returncode == 0
 
     def fail(self, number: int) -> None:
-        if not self.real:
-            os.fsync = functools.partial(self.refuse, number)
-        elif number == errno.EROFS:
-            assert self.mount("-o", "remount,ro")
-        else:
+        if not self.simulated(number):
             with pytest.raises(OSError, match="No space"), open(self.folder / "rubbish", "wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
+        else:
+            os.fsync = functools.partial(self.refuse, number)
+
+    def simulated(self, number: int) -> bool:
+        """A disk is not made read-only while a file on it, here the lock, is open for writing."""
+        return not self.real or number == errno.EROFS
 
     def name(self, number: int) -> str:
-        return f"{'full' if number == errno.ENOSPC else 'read-only'} disk{'' if self.real else ', simulated'}"
+        return (
+            f"{'full' if number == errno.ENOSPC else 'read-only'} disk{', simulated' if self.simulated(number) else ''}"
+        )
 
     def refuse(self, number: int, descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     def mend(self) -> None:
         os.fsync = self.fsync
-        if self.real:
-            assert self.mount("-o", "remount,rw")
-            (self.folder / "rubbish").unlink(missing_ok=True)
+        (self.folder / "rubbish").unlink(missing_ok=True)
 
 
 def command(folder: Path, *more: str) -> int:

@@ -83,6 +83,7 @@ def train(
         begun = None if force else runs.begun(folder)
         if begun == "finished":
             runs.check_same(folder, runs.load_run(folder).info["config"], config)
+            (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
             log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
             return 0
         if threads:
