@@ -165,7 +165,7 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
 def stored_seeds(run: str) -> list[str]:
     """The run and its repetitions with seeds 1 to 9, those that have predictions."""
     names = [run, *(f"{run}-seed{seed}" for seed in range(1, 10))]
-    return [name for name in names if any(PREDICTIONS.glob(f"{name}-on-*.parquet"))]
+    return [name for name in names if imported_path(name).exists() or any(PREDICTIONS.glob(f"{name}-on-*.parquet"))]
 
 
 def judged(run: str | Path, spectrum: str = "semicircle") -> pd.DataFrame:
