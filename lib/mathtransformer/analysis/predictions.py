@@ -80,21 +80,36 @@ def problems_path(task: str, size: int, spectrum: str, entries: str) -> Path:
     return PROBLEMS / f"{task}-{size}x{size}-{spectrum}{'' if entries == 'uniform' else '-' + entries}.parquet"
 
 
-def stored_problems(task: str, size: int, n: int, spectrum: str, entries: str) -> tuple[np.ndarray, np.ndarray]:
-    """The first n problems of a stored test set: (inputs, targets). Where there are fewer, a larger one is stored.
+def first_problems(path: Path, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The first n problems of a file, (inputs, targets); None if it has fewer."""
+    if not path.exists() or pq.read_metadata(path).num_rows < n:
+        return None
+    table, _ = read(path)
+    return to_numbers(array(table, "input")[:n]), array(table, "target")[:n].astype(np.float64)
+
+
+def stored_problems(
+    task: str, size: int, n: int, spectrum: str, entries: str, folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """n problems for the run in a folder: (inputs, targets), the first of a stored test set. Where there are fewer, a
+    larger one is stored: in data/problems for the runs of data/runs, else in the run's own folder.
 
     Most sets begin alike whatever their size is; the others are drawn anew, which must not happen to one that has been
     answered: so FileError if a stored set would change.
     """
     path = problems_path(task, size, spectrum, entries)
-    if path.exists():
-        table, _ = read(path)
-        if len(table) >= n:
-            return to_numbers(array(table, "input")[:n]), array(table, "target")[:n].astype(np.float64)
+    if (found := first_problems(path, n)) is not None:
+        return found
+    if folder.resolve().parent != RUNS:
+        path = folder / path.name
+        if (found := first_problems(path, n)) is not None:
+            return found
     inputs, targets = test_set(get_task(task), size, n, spectrum, entries, TEST_SEED)
     ids, targets = to_ids(inputs), targets.astype(np.float32)  # to seven digits, where a token has three
-    if path.exists() and not np.array_equal(array(table, "input"), ids[: len(table)]):
-        raise FileError(f"{path} has {len(table)} problems, which {n} would not begin with: ask for fewer")
+    if path.exists():
+        old = array(read(path)[0], "input")
+        if not np.array_equal(old, ids[: len(old)]):
+            raise FileError(f"{path} has {len(old)} problems, which {n} would not begin with: ask for fewer")
     path.parent.mkdir(parents=True, exist_ok=True)
     content = parquet({**columns("input", ids), **columns("target", targets)}, {"seed": str(TEST_SEED)})
     files.write({path: content})
@@ -121,7 +136,7 @@ def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
     config = run.config
     spectrum = spectrum or config.spectrum
     choose("spectrum", spectrum, SPECTRA)
-    inputs, _ = stored_problems(config.task, config.size, n, spectrum, config.entries)
+    inputs, _ = stored_problems(config.task, config.size, n, spectrum, config.entries, run.folder)
     about = {"task": config.task, "size": str(config.size), "spectrum": spectrum, "entries": config.entries}
     content = parquet(columns("prediction", to_ids(answer(run.model, inputs))), about | {"weights": run.weights})
     path = path_of(run.folder, spectrum)
@@ -158,7 +173,7 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
     if about.get("weights") != files.read_sums(folder).get("model.safetensors"):
         raise FileError(f"{path} was made by other weights than those in {folder}: make it anew with `{command}`")
     problem = about["task"], int(about["size"]), len(table), about["spectrum"], about["entries"]
-    inputs, targets = stored_problems(*problem)
+    inputs, targets = stored_problems(*problem, folder)
     return about["task"], inputs, targets, to_numbers(array(table, "prediction"))
 
 

@@ -36,12 +36,12 @@ class Progress:
         self.due, self.seconds = 0, 0.0
 
     def fit_to(self, minutes: float | None) -> None:
-        """Take fewer problems, but 50, where an evaluation would take more than a fiftieth of a budget in minutes."""
+        """Take fewer problems, but 50, where the evaluations would take more than a tenth of a budget in minutes."""
         begun = time.perf_counter()
         judge(self.model, *(part[:50] for part in self.test))
-        each = (time.perf_counter() - begun) / 50
-        if minutes and minutes * 60 / 50 < PROBLEMS * each:
-            self.problems = max(50, int(minutes * 60 / 50 / each))
+        each, most = (time.perf_counter() - begun) / 50, 0.1 * 60 * (minutes or math.inf) / len(SHARES)
+        if most < PROBLEMS * each:
+            self.problems = max(50, int(most / each))
             log.info("evaluated on %d problems each time, to keep to the budget", self.problems)
 
     def is_due(self, share: float, total_seconds: float) -> bool:
