@@ -9,9 +9,11 @@ from sklearn.metrics import roc_auc_score
 
 from mathtransformer import load_run
 from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict
+from mathtransformer.data.encodings import rounded
 from mathtransformer.data.matrices import SPECTRA
 from mathtransformer.data.tasks import get_task
 from mathtransformer.evaluation.answers import test_set
+from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
 from mathtransformer.paths import RUNS
 from mathtransformer.tools.track import TRACK
@@ -72,11 +74,36 @@ def test_stored_problems_are_those_of_the_seed():
 def test_the_model_still_answers_so(name):
     """On another processor an answer may differ where two tokens are almost equally likely, but rarely."""
     task, inputs, targets, stored = load_predictions(name, "laplace" if name.endswith("laplace") else "semicircle")
-    answers = load_run(name).predict(inputs[:200])
+    answers = load_run(name).predict(inputs[:200], any_scale=False)
     same = np.isclose(answers, stored[:200], rtol=1e-9, equal_nan=True).reshape(200, -1).all(1)
     assert same.mean() >= 0.98
     if task == "eigenvalues":  # the targets solve the matrices before they were rounded
         np.testing.assert_allclose(get_task(task).solve(inputs), targets, atol=0.2)
+
+
+@pytest.mark.parametrize("name", ["eigenvectors-5x5", "inversion-3x3", "eigenvalues-5x5-laplace"])
+def test_canonical_models_are_as_right_at_any_scale(name):
+    run = load_run(name)
+    task, spectrum = run.model.task, run.config.spectrum
+    matrices, _ = test_set(task, run.config.size, 400, spectrum, seed=11)
+
+    def right(scale, **options):
+        scaled = rounded(matrices * scale)
+        error = properties(task, scaled, np.ascontiguousarray(task.solve(scaled)), run.predict(scaled, **options)).error
+        return (error < 0.05).mean()
+
+    as_read = right(1.0, any_scale=False)
+    for scale in (1e-6, 0.1, 0.7, 1.0, 1.5, 1e6):
+        assert right(scale) == pytest.approx(as_read, abs=0.03)  # of 400, some lie at the edge of the tolerance
+    assert right(1e-3, any_scale=False) < 0.01
+
+
+def test_how_far_inputs_are_from_the_training():
+    run = load_run("eigenvectors-5x5")
+    usual, large, near = run.like_training(2000), 3 * run.like_training(5), np.diag([1, 2, 3, 4, 4 + 1e-9])[None]
+    assert run.compared(usual).mean().between(0.47, 0.53).all()
+    assert run.compared(large).largest_entry.eq(1).all() and run.compared(large)["size"].between(0, 1).all()
+    assert run.compared(near).gap.item() == 0 and run.compared(near).largest_entry.item() < 0.001
 
 
 def share(run, spectrum="semicircle", name="error", tolerance=0.05, among=None):

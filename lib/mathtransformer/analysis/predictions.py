@@ -132,7 +132,10 @@ def imported_path(name: str) -> Path:
 
 
 def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
-    """Solve n fresh problems and store the answers. spectrum: of the problems; default: the training's."""
+    """Solve n fresh problems and store the answers. spectrum: of the problems; default: the training's.
+
+    Matrices are read as they are, also where they are larger than any that the model has seen.
+    """
     config = run.config
     spectrum = spectrum or config.spectrum
     choose("spectrum", spectrum, SPECTRA)

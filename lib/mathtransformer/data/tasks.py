@@ -54,6 +54,10 @@ class Task(ABC):
         """
         return inputs, unchanged
 
+    def rescaled(self, solutions: np.ndarray, factors: np.ndarray) -> np.ndarray | None:
+        """Solutions of factor * M, one factor (N,) an example -> those of M; None, as here, if there is no such law."""
+        return None
+
     def richer_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one richer solution, see `solve_richer`."""
         return self.target_shape(size)
@@ -120,6 +124,9 @@ class Eigenvalues(Task):
     def canonical(self, inputs, by=None):
         return canonical_symmetric(inputs, by)[0], unchanged
 
+    def rescaled(self, solutions, factors):
+        return solutions / factors[:, None]
+
     def relative_error(self, inputs, targets, predictions):
         return measures.relative(predictions - targets, targets)
 
@@ -148,6 +155,9 @@ class Eigenvectors(Task):
 
     def canonical(self, inputs, by=None):
         return canonical_symmetric(inputs, by)
+
+    def rescaled(self, solutions, factors):
+        return np.concatenate([solutions[:, :1] / factors[:, None, None], solutions[:, 1:]], axis=1)
 
     def relative_error(self, inputs, targets, predictions):
         eigenvalues, vectors = predictions[:, 0], predictions[:, 1:]
@@ -181,6 +191,9 @@ class Inversion(Task):
 
     def canonical(self, inputs, by=None):
         return canonical_matrices(inputs, by)
+
+    def rescaled(self, solutions, factors):
+        return solutions * factors[:, None, None]
 
     def solvable(self, inputs):
         """A determinant so large that the inverse, by Hadamard's bound on the cofactors, stays below 1e8.

@@ -29,6 +29,29 @@ def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000) -> np.ndar
     return restore(model.writer.encoding.decode(np.concatenate(parts)))
 
 
+def largest_entry(matrices: np.ndarray) -> np.ndarray:
+    """(N, n, n) -> (N,) magnitude of the largest entry."""
+    return np.abs(matrices).max((1, 2), initial=0)
+
+
+def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray, batch: int = 1000) -> np.ndarray:
+    """As `answer`, of matrices on any scale: what is larger or smaller than a model has seen is brought to its middle.
+
+    usual: the largest entries of matrices like those that the model was trained on. Matrices between their 5 % and
+    95 % quantiles are read as they are; the others multiplied so that the largest entry is the median, and their
+    solutions changed back. Numbers are rounded first, so that M and rounded M are answered
+    alike, and again after scaling.
+    """
+    low, middle, high = np.quantile(usual, (0.05, 0.5, 0.95))
+    matrices = rounded(inputs, model.options.reads)
+    largest = largest_entry(matrices)
+    factors = np.where(
+        ((largest >= low) & (largest <= high)) | (largest == 0), 1.0, middle / np.maximum(largest, 1e-99)
+    )
+    solutions = model.task.rescaled(answer(model, matrices * factors[:, None, None], batch), factors)
+    return answer(model, inputs, batch) if solutions is None else solutions
+
+
 def test_set(
     task: Task, size: int, n: int, spectrum: str = "semicircle", entries: str = "uniform", seed: int = TEST_SEED
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import io
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ from safetensors.torch import load, save
 from .. import files
 from ..checks import as_matrices, as_numbers, choose, whole_number
 from ..data.matrices import MAX_SIZE
-from ..data.tasks import get_task
-from ..evaluation.answers import answer
+from ..data.tasks import draw, get_task
+from ..evaluation.answers import answer, answer_at_any_scale, largest_entry
 from ..files import FileError
 from ..model.transformer import Transformer
 from ..paths import RUNS
@@ -146,7 +147,30 @@ class Run:
     def name(self) -> str:
         return self.folder.resolve().name
 
-    def predict(self, inputs, batch: int = 1000) -> np.ndarray:
+    def like_training(self, n: int) -> np.ndarray:
+        """n matrices (n, size, size) as the model was trained on: always the same."""
+        config = self.config
+        return draw(self.model.task, config.size, n, np.random.default_rng(0), config.spectrum, config.entries)
+
+    @cached_property
+    def usual(self) -> np.ndarray:
+        """The largest entries of 10,000 matrices as the model was trained on."""
+        return largest_entry(self.like_training(10_000))
+
+    def compared(self, inputs) -> pd.DataFrame:
+        """How far inputs are from what the model has seen: one row a matrix, and the share of 10,000 matrices as it was
+        trained on that have a smaller `largest_entry`, `size` (Frobenius norm over largest entry), `cond_M` and, for a
+        symmetric task, `gap`. 0 or 1: beyond them all."""
+
+        def properties(matrices: np.ndarray) -> pd.DataFrame:
+            largest = largest_entry(matrices)
+            columns = {"largest_entry": largest, "size": np.linalg.norm(matrices, axis=(1, 2)) / largest}
+            return pd.DataFrame(columns | self.model.task.problem_properties(matrices))
+
+        seen, asked = properties(self.like_training(10_000)), properties(self.checked(inputs))
+        return pd.DataFrame({name: np.searchsorted(np.sort(seen[name]), asked[name]) / len(seen) for name in seen})
+
+    def predict(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> np.ndarray:
         """Solve matrices, number by number.
 
         inputs: (N, n, n) finite real numbers below 1e9 in magnitude, symmetric for a symmetric task; the model
@@ -154,11 +178,16 @@ class Run:
         learned in descending order; eigenvectors (N, n+1, n), eigenvalues learned in ascending order in row 0, then V,
         whose columns may have either sign; inversion (N, n, n). A model may write eigenvalues out of order, and the
         less it knows the more often it does: they are returned as written. NaN where a number does not decode.
+        any_scale: models that read canonical matrices see one that is larger or smaller than those of their training on
+        the scale of these (`answers.answer_at_any_scale`).
         Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
         unfit inputs.
         """
         inputs = self.checked(inputs)
-        return answer(self.model, inputs, min(whole_number("batch", batch, 1), max(len(inputs), 1)))
+        batch = min(whole_number("batch", batch, 1), max(len(inputs), 1))
+        if any_scale and self.config.model.canonical_input:
+            return answer_at_any_scale(self.model, inputs, self.usual, batch)
+        return answer(self.model, inputs, batch)
 
     def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
         """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
