@@ -45,6 +45,7 @@ def test_log_probabilities_are_those_of_the_official_code(imported):
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, [one["log_probabilities"] for one in known], atol=1e-4)
     np.testing.assert_allclose(run.log_probabilities(inputs, targets, batch=7), found, atol=1e-5)
+    assert run.log_probabilities(inputs[:0], targets[:0]).shape == (0, found.shape[1])
     with pytest.raises(ValueError, match="targets of shape"):
         run.log_probabilities(inputs, targets[:, :1])
 
@@ -68,6 +69,8 @@ def test_the_vocabulary_is_the_published_one():
     words = word_ids("FP15", "P1000")
     assert len(words) == 30_329 and list(words.values()) == list(range(30_329))
     assert words["<s>"] == 0 and words["</s>"] == 1 and words["+"] == 22
+    assert len(word_ids("B1999")) == 27 + 100 + 2001 + 201
+    assert len(word_ids("P10")) == 27 + 100 + 10 + 201  # its signs are among the first 27
 
 
 @pytest.mark.parametrize("written", [*ENCODINGS, "number"])
@@ -139,7 +142,11 @@ SPOILED = {
     "several sizes, 2 to 5": lambda saved: saved["params"].update(max_dimension=5),
     "'layers.1.ffn.lin1.weight' is missing": lambda saved: saved["encoder"].pop("layers.1.ffn.lin1.weight"),
     "its output layer is not": lambda saved: saved["decoder"].update({"proj.weight": torch.zeros(30_329, 16)}),
-    "loading state_dict": lambda saved: saved["params"].update(dec_emb_dim=32),
+    "size mismatch for": lambda saved: saved["params"].update(dec_emb_dim=32),
+    "encoder.layers.0.ffn.midlin.weight is not": lambda saved: saved["encoder"].update(
+        {"layers.0.ffn.midlin.weight": torch.zeros(3)}
+    ),
+    "other entries than up to 10": lambda saved: saved["params"].update(max_input_coeff=100),
     "'params' is missing": lambda saved: saved.clear(),
     "is no released model: ": None,  # not a file of torch.save
 }
@@ -188,8 +195,9 @@ def test_predictions_of_the_official_evaluator(name, stored):
         np.testing.assert_allclose(table.error[:60], errors, rtol=1e-8)
     else:
         assert np.isfinite(table.error).all() and table.error.min() > 0.05
-    with pytest.raises(FileError, match="choose another --name"):
-        import_predictions(LAWT / f"{name}.pred", "theirs")
+    for taken in ("theirs", "eigenvectors-3x3"):
+        with pytest.raises(FileError, match="choose another --name"):
+            import_predictions(LAWT / f"{name}.pred", taken)
 
 
 def test_what_is_damaged_or_of_another_length(stored, capsys):
@@ -203,7 +211,7 @@ def test_what_is_damaged_or_of_another_length(stored, capsys):
         name = f"one{len(list(stored.glob('predictions/*')))}"
         import_predictions(stored / "one.pred", name)
         assert np.isinf(judged(name).error[0]) and np.isfinite(judged(name).error[1:]).all()
-    for number in (7, 10, 11):  # cut in the first line, in the matrix, in the tokens of the second entry
-        (stored / "cut.pred").write_text("\n".join(lines[:number]), encoding="utf-8")
+    for number, more in ((7, ""), (8, ""), (10, ""), (10, lines[10][:30])):  # the second entry cut
+        (stored / "cut.pred").write_text("\n".join([*lines[:number], more]), encoding="utf-8")
         assert cli.main(["import", str(stored / "cut.pred"), "--name", "cut"]) == 2
         assert "line 7: no entry of predictions begins here" in capsys.readouterr().err

@@ -54,6 +54,12 @@ def read_sums(folder: Path) -> dict[str, str]:
         raise FileError(f"{path} is missing or damaged: {error!r:.120}") from None
 
 
+def weights_checksum(folder: Path) -> str:
+    """What answers are bound to: the checksum of a run's weights, of all of them if they are in several files."""
+    digests = [digest for name, digest in sorted(read_sums(folder).items()) if name.endswith(".safetensors")]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def read_checked(folder: Path, name: str) -> bytes:
     """The content of a file, which must have the checksum that SHA256SUMS gives. FileError names what does not fit."""
     path = folder / name

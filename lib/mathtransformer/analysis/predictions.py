@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -97,12 +98,10 @@ def stored_problems(
     Most sets begin alike whatever their size is; the others are drawn anew, which must not happen to one that has been
     answered: so FileError if a stored set would change.
     """
-    path = problems_path(task, size, spectrum, entries)
-    if (found := first_problems(path, n)) is not None:
-        return found
-    if folder.resolve().parent != RUNS:
-        path = folder / path.name
-        if (found := first_problems(path, n)) is not None:
+    shared = problems_path(task, size, spectrum, entries)
+    path = shared if folder.resolve().parent == RUNS else folder / shared.name
+    for place in (path, shared):
+        if (found := first_problems(place, n)) is not None:
             return found
     inputs, targets = test_set(get_task(task), size, n, spectrum, entries, TEST_SEED)
     ids, targets = to_ids(inputs), targets.astype(np.float32)  # to seven digits, where a token has three
@@ -155,7 +154,7 @@ def is_current(folder: Path, spectrum: str, n: int) -> bool:
         return False
     stored = pq.read_metadata(path)
     weights = (stored.metadata or {}).get(b"weights", b"").decode()
-    return stored.num_rows == n and weights == files.read_sums(folder)["model.safetensors"]
+    return stored.num_rows == n and weights == files.weights_checksum(folder)
 
 
 def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
@@ -165,7 +164,7 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
     spectrum: of the problems, for a run. FileError if there are no answers to them, or none of these weights.
     """
     choose("spectrum", spectrum, SPECTRA)
-    if isinstance(run, str) and Path(run).name == run and imported_path(run).exists():
+    if isinstance(run, str) and Path(run).name == run and os.path.exists(imported_path(run)):
         table, about = read(imported_path(run))
         return about["task"], *(array(table, part) for part in ("input", "target", "prediction"))
     folder = find(run)
@@ -173,7 +172,7 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
     if not path.exists():
         raise FileError(f"{path} does not exist: make it with `{command}`")
     table, about = read(path)
-    if about.get("weights") != files.read_sums(folder).get("model.safetensors"):
+    if about.get("weights") != files.weights_checksum(folder):
         raise FileError(f"{path} was made by other weights than those in {folder}: make it anew with `{command}`")
     problem = about["task"], int(about["size"]), len(table), about["spectrum"], about["entries"]
     inputs, targets = stored_problems(*problem, folder)

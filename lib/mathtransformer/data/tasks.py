@@ -21,10 +21,11 @@ MAX_ENTRIES = 10**9  # of all the matrices of one `sample`: 8 GB
 
 
 class Task(ABC):
-    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose."""
+    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose. `scales`: see `rescaled`."""
 
     name: str
     symmetric = True
+    scales = False
 
     # What must be written for a new task.
 
@@ -54,9 +55,9 @@ class Task(ABC):
         """
         return inputs, unchanged
 
-    def rescaled(self, solutions: np.ndarray, factors: np.ndarray) -> np.ndarray | None:
-        """Solutions of factor * M, one factor (N,) an example -> those of M; None, as here, if there is no such law."""
-        return None
+    def rescaled(self, solutions: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """Solutions of factor * M, one factor (N,) an example -> those of M. For tasks whose `scales` is True."""
+        raise NotImplementedError(f"{self.name} has no law of scaling")
 
     def richer_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one richer solution, see `solve_richer`."""
@@ -107,6 +108,7 @@ class Eigenvalues(Task):
     """Eigenvalues in descending order; error: sum |predicted - true| / sum |true|."""
 
     name = "eigenvalues"
+    scales = True
 
     def target_shape(self, size):
         return (size,)
@@ -139,6 +141,7 @@ class Eigenvectors(Task):
     """
 
     name = "eigenvectors"
+    scales = True
 
     def target_shape(self, size):
         return (size + 1, size)
@@ -181,7 +184,7 @@ class Inversion(Task):
     """The inverse P of M; error: sum |M P - I| / n."""
 
     name = "inversion"
-    symmetric = False
+    symmetric, scales = False, True
 
     def target_shape(self, size):
         return (size, size)

@@ -35,7 +35,8 @@ def largest_entry(matrices: np.ndarray) -> np.ndarray:
 
 
 def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray, batch: int = 1000) -> np.ndarray:
-    """As `answer`, of matrices on any scale: what is larger or smaller than a model has seen is brought to its middle.
+    """As `answer`, of matrices on any scale that FP15 holds: one larger or smaller than most that a model has seen is
+    brought to their middle.
 
     usual: the largest entries of matrices like those that the model was trained on. Matrices between their 5 % and
     95 % quantiles are read as they are; the others multiplied so that the largest entry is the median, and their
@@ -48,8 +49,7 @@ def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarra
     factors = np.where(
         ((largest >= low) & (largest <= high)) | (largest == 0), 1.0, middle / np.maximum(largest, 1e-99)
     )
-    solutions = model.task.rescaled(answer(model, matrices * factors[:, None, None], batch), factors)
-    return answer(model, inputs, batch) if solutions is None else solutions
+    return model.task.rescaled(answer(model, matrices * factors[:, None, None], batch), factors)
 
 
 def test_set(

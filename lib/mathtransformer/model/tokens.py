@@ -39,7 +39,7 @@ def symbols(encoding_name: str) -> set[str]:
     leading = {
         "P10": ["+", "-", *map(str, range(10))],
         "P1000": ["+", "-", *map(str, range(1000))],
-        "B1999": [f"N{m}" for m in range(-999, 1000)],
+        "B1999": [f"N{m}" for m in range(-1000, 1001)],
     }[encoding_name]
     return {*leading, *(f"E{e}" for e in EXPONENTS)}
 

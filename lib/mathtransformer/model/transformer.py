@@ -55,7 +55,7 @@ def positions_of(task: Task, options: ModelOptions, read: int, written: int) -> 
 
 
 class Transformer(nn.Module):
-    """Encoder-decoder for one task and size n: FP15 ids of matrices in, ids of the solution out.
+    """Encoder-decoder for one task and size n: ids of matrices in, ids of the solution out.
 
     With positions="row-column" no weight depends on n, so weights carry over to other sizes as they are.
     """
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
         return (shown.float() - components[:, rows, columns]).square().mean()
 
     def forward(self, inputs: Tensor, targets: Tensor, components: Tensor | None = None) -> Tensor:
-        """The loss: mean cross-entropy in nats, of a number for output="number", of a token for output="P1000".
+        """The loss: mean cross-entropy in nats, of a number for output="number", of a token if an encoding is written.
 
         With `components`, ModelOptions.components times their squared error is added.
         """

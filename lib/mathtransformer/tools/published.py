@@ -18,17 +18,23 @@ from .. import files
 from ..analysis.predictions import columns, imported_path, parquet
 from ..checks import whole_number
 from ..data.encodings import encoding
-from ..data.matrices import MAX_SIZE
+from ..data.matrices import LIMIT, MAX_SIZE
 from ..data.tasks import get_task
 from ..files import FileError
 from ..model.options import PAPER
 from ..model.transformer import Transformer
+from ..paths import RUNS
 from ..training import runs
 from ..training.config import RECIPES, Config, Phase
 
 TASKS = {"eigenvalues": "eigenvalues", "eigenvectors": "eigenvectors", "invert_matrix": "inversion"}
 ENCODINGS = {"FP15,2,16": "FP15", "float,2,1000": "P1000", "float,2,10": "P10", "floatsymbol,2": "B1999"}
-SEQUENCE = 4096  # positions that a released model has a vector for
+
+
+KNOWN = (
+    r"(position_embeddings|embeddings|layer_norm_emb|proj|layers\.\d+\.(layer_norm(1|15|2)|ffn\.lin[12]|"
+    r"(self|cross)_attention\.[qkv]_lin|(self|cross)_attention\.out_lin))\.(weight|bias)$"
+)
 
 
 def option(params: dict, name: str, table: dict[str, str]) -> str:
@@ -40,11 +46,13 @@ def option(params: dict, name: str, table: dict[str, str]) -> str:
 def configuration(saved: dict) -> Config:
     """The training that a released checkpoint says it is of. KeyError or ValueError if it does not say."""
     params = saved["params"]
-    sizes = {params["first_dimension"]} if params["force_dim"] else {params["min_dimension"], params["max_dimension"]}
-    if len(sizes) > 1:
-        raise ValueError(f"it solves matrices of several sizes, {min(sizes)} to {max(sizes)}")
+    low, high = params["min_dimension"], params["max_dimension"]
+    if low != high:
+        raise ValueError(f"it solves matrices of several sizes, {low} to {high}")
+    if params["max_input_coeff"] != LIMIT or params["min_input_coeff"] > 0 or params["noisy_input"]:
+        raise ValueError(f"its matrices have other entries than up to {LIMIT:g}, without noise")
     task = get_task(option(params, "operation", TASKS))
-    model = dict(vars(PAPER)) | {
+    model = {
         "embedding": option(params, "input_encoding", ENCODINGS),
         "output": option(params, "output_encoding", ENCODINGS),
         "width": params["enc_emb_dim"],
@@ -58,7 +66,7 @@ def configuration(saved: dict) -> Config:
     spectrum = params["eigen_distribution"] if task.symmetric else "semicircle"
     entries = "normal" if params["generator"] == "normal" else "uniform"
     phase = Phase(examples, batch=params["batch_size"], **RECIPES["paper"][2])
-    size = whole_number("size", next(iter(sizes)), 1, MAX_SIZE)
+    size = whole_number("size", low, 1, MAX_SIZE)
     base = Config(task.name, size, (phase,), spectrum, entries, model=PAPER, training=RECIPES["paper"][1])
     return base.changed(**model)
 
@@ -120,6 +128,8 @@ def import_model(path: Path, folder: Path) -> Path:
         for side, layers in (("encoder", config.model.encoder_layers), ("decoder", config.model.decoder_layers)):
             old = {name.removeprefix("module."): tensor.float() for name, tensor in saved[side].items()}
             weights |= renamed(old, side == "decoder", layers)
+            if extra := [name for name in old if not re.match(KNOWN, name)]:
+                raise ValueError(f"{side}.{extra[0]} is not of the published network")
         for name, tensor in model.state_dict().items():  # the longest sequence of this size needs no more
             if name.startswith("positions."):
                 weights[name] = weights[name][: len(tensor)]
@@ -127,7 +137,7 @@ def import_model(path: Path, folder: Path) -> Path:
     except KeyError as error:
         raise FileError(f"{path} is no released model: {error} is missing") from None
     except Exception as error:  # torch.load, which may meet anything, has no class of errors of its own
-        raise FileError(f"{path} is no released model: {str(error).splitlines()[0]:.200}") from None
+        raise FileError(f"{path} is no released model: {' '.join(str(error).split()):.300}") from None
     runs.prepare(folder)
     with files.lock(folder):
         if runs.begun(folder) is not None:
@@ -141,21 +151,25 @@ def import_model(path: Path, folder: Path) -> Path:
 
 
 # Four parts to an entry: its number, the matrix as NumPy prints it, the target's tokens, the answer's.
-ENTRY = re.compile(r"Equation \d+ \(\d+/\d+\)\nsrc=(.*?)\ntgt=(\[.*?\])\n\S+ \S+ (\[.*?\])\n", re.DOTALL)
+ENTRY = re.compile(r"Equation \d+ \(\d+/\d+\)\nsrc=(.*?)\ntgt=(\[.*?\])\n\S+ \S+ (\[.*?\])\s*", re.DOTALL)
 
 
 def read_entries(text: str) -> list[tuple[np.ndarray, list[str], list[str]]]:
     """(matrix, tokens of the target, tokens of the answer) of each entry; ValueError names the line that is none."""
-    entries, place = [], 0
-    while text[place:].strip():
-        place += len(text[place:]) - len(text[place:].lstrip("\n"))
+    entries, place, text = [], 0, text.strip() + "\n"
+    while place < len(text):
         found = ENTRY.match(text, place)
         try:
-            rows = [row.strip("[] ").split() for row in found[1].split("\n")]
+            rows = [row.split() for row in re.findall(r"\[([^\[\]]+)\]", found[1])]
             entries.append((np.array(rows, np.float64), ast.literal_eval(found[2]), ast.literal_eval(found[3])))
         except (TypeError, ValueError, SyntaxError):
-            raise ValueError(f"line {text.count(chr(10), 0, place) + 1}: no entry of predictions begins here") from None
+            line = text.count("\n", 0, place) + 1
+            raise ValueError(f"line {line}: no entry of predictions begins here") from None
         place = found.end()
+    if not entries:
+        raise ValueError("it has no predictions")
+    if len({matrix.shape for matrix, _, _ in entries}) > 1:
+        raise ValueError("its matrices are not all of one size")
     return entries
 
 
@@ -180,23 +194,26 @@ def import_predictions(path: Path, name: str) -> Path:
     FileError for a damaged file, naming the line, or for a name that is taken.
     """
     place = imported_path(name)
+    if (RUNS / name).exists():
+        raise FileError(f"{name} is a run of data/runs: choose another --name")
     try:
         entries = read_entries(path.read_text(encoding="utf-8"))
-        if not entries:
-            raise ValueError("it has no predictions")
-        inputs = np.stack([matrix for matrix, _, _ in entries])
+        inputs, target = np.stack([matrix for matrix, _, _ in entries]), entries[0][1]
         n = inputs.shape[-1]
-        dimensions = {(n + 1, n): "eigenvectors", (n, 1): "eigenvalues", (n, n): "inversion"}
-        target = entries[0][1]
-        task = get_task(dimensions[tuple(int(word.removeprefix("V")) for word in target[:2])])
-        style = next(style for style in ENCODINGS.values() if set(target[2:]) <= set(encoding(style).vocabulary))
+        tasks = {
+            (f"V{n}", f"V{n}"): "inversion",
+            (f"V{n + 1}", f"V{n}"): "eigenvectors",
+            (f"V{n}", "V1"): "eigenvalues",
+        }
+        styles = [style for style in ENCODINGS.values() if set(target[2:]) <= set(encoding(style).vocabulary)]
+        if tuple(target[:2]) not in tasks or not styles:
+            raise ValueError(f"no task of {n}x{n} matrices has the target {' '.join(target)[:60]}")
+        task = get_task(tasks[tuple(target[:2])])
         shape = task.target_shape(n)
-        targets, predictions = (np.stack([solution(entry[k], style, shape) for entry in entries]) for k in (1, 2))
-        if np.isnan(targets).any():
-            raise ValueError(
-                f"prediction {int(np.isnan(targets).any((*range(1, targets.ndim),)).argmax())} has no target"
-            )
-    except (OSError, KeyError, ValueError, StopIteration) as error:
+        targets, predictions = (np.stack([solution(entry[k], styles[0], shape) for entry in entries]) for k in (1, 2))
+        if (missing := np.isnan(targets).reshape(len(targets), -1).any(1)).any():
+            raise ValueError(f"prediction {int(missing.argmax())} has a target that does not decode")
+    except (OSError, ValueError) as error:
         raise FileError(f"{path} cannot be read as predictions: {error}") from None
     if place.exists():
         raise FileError(f"{place} exists: choose another --name")

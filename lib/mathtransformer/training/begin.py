@@ -78,7 +78,7 @@ def train(
         runs.prepare(folder)
     with files.lock(folder) if group.first else nullcontext():
         if group.first:
-            files.remove_partials(folder, runs.EVERYTHING)
+            files.remove_partials(folder, (*runs.EVERYTHING, "model-*.safetensors"))
         force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
         begun = None if force else runs.begun(folder)
         if begun == "finished":

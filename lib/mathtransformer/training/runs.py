@@ -158,17 +158,24 @@ class Run:
         return largest_entry(self.like_training(10_000))
 
     def compared(self, inputs) -> pd.DataFrame:
-        """How far inputs are from what the model has seen: one row a matrix, and the share of 10,000 matrices as it was
-        trained on that have a smaller `largest_entry`, `size` (Frobenius norm over largest entry), `cond_M` and, for a
-        symmetric task, `gap`. 0 or 1: beyond them all."""
+        """How far inputs are from what the model has seen, one row a matrix.
+
+        Each column is the share of 10,000 matrices as it was trained on that have a smaller value, and half of those
+        that have the same: of `largest_entry`, `size` (Frobenius norm over largest entry), `cond_M` and, for a
+        symmetric task, `gap`. 0 or 1: beyond them all.
+        """
 
         def properties(matrices: np.ndarray) -> pd.DataFrame:
-            largest = largest_entry(matrices)
-            columns = {"largest_entry": largest, "size": np.linalg.norm(matrices, axis=(1, 2)) / largest}
+            largest, norms = largest_entry(matrices), np.linalg.norm(matrices, axis=(1, 2))
+            columns = {"largest_entry": largest, "size": norms / np.where(largest == 0, 1, largest)}
             return pd.DataFrame(columns | self.model.task.problem_properties(matrices))
 
         seen, asked = properties(self.like_training(10_000)), properties(self.checked(inputs))
-        return pd.DataFrame({name: np.searchsorted(np.sort(seen[name]), asked[name]) / len(seen) for name in seen})
+        shares = {
+            name: sum(np.searchsorted(np.sort(seen[name]), asked[name], side) for side in ("left", "right"))
+            for name in seen
+        }
+        return pd.DataFrame(shares) / (2 * len(seen))
 
     def predict(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> np.ndarray:
         """Solve matrices, number by number.
@@ -185,26 +192,28 @@ class Run:
         """
         inputs = self.checked(inputs)
         batch = min(whole_number("batch", batch, 1), max(len(inputs), 1))
-        if any_scale and self.config.model.canonical_input:
+        if any_scale and self.config.model.canonical_input and self.model.task.scales:
             return answer_at_any_scale(self.model, inputs, self.usual, batch)
         return answer(self.model, inputs, batch)
 
     def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
         """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
         token of the encoded target and of the end, the target being fed in. For output="number" a token is a number.
+        ValueError for models that read canonical matrices or are cotrained: what they write is another solution.
 
         inputs: as for `predict`. targets: (N, *target shape). Tokens that a shorter target lacks have 0.
         """
-        inputs, model = self.checked(inputs), self.model
+        inputs, model, options = self.checked(inputs), self.model, self.config.model
         targets, shape = as_numbers(targets), (len(inputs), *self.model.asked)
-        if targets.shape != shape or self.config.model.canonical_input or self.config.model.cotrain:
-            told = "a model that writes more, or of canonical matrices" if targets.shape == shape else targets.shape
-            raise ValueError(f"targets of shape {shape} expected, and a model of matrices as they are, got {told}")
-        parts = zip(
-            model.ids(inputs)[0].split(batch), torch.from_numpy(model.writer.encoding.encode(targets)).split(batch)
-        )
-        parts = [model.log_probabilities(*part).numpy() for part in parts]
-        return np.concatenate(parts) if parts else np.empty((0, model.writer.length))
+        if targets.shape != shape:
+            raise ValueError(f"targets of shape {shape} expected, got {targets.shape}")
+        if options.canonical_input or options.cotrain:
+            raise ValueError(f"{self.name} reads canonical matrices or writes more than the solution (cotrain)")
+        batch, device = whole_number("batch", batch, 1), next(model.parameters()).device
+        ids = model.ids(inputs)[0], torch.from_numpy(model.writer.encoding.encode(targets))
+        parts = zip(*(part.to(device).split(batch) for part in ids))
+        parts = [model.log_probabilities(*part).cpu().numpy() for part in parts if len(part[0])]
+        return np.concatenate([np.empty((0, model.writer.length)), *parts])
 
     def checked(self, inputs) -> np.ndarray:
         inputs, n = as_matrices(inputs, self.model.task.symmetric, LARGEST, MAX_SIZE), self.config.size
@@ -251,4 +260,4 @@ def load_run(name_or_path: str | Path) -> Run:
         table = pd.read_csv(io.BytesIO(log))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{folder} does not fit together: {error}") from None
-    return Run(folder, config, model.eval(), info, table, hashlib.sha256(first).hexdigest())
+    return Run(folder, config, model.eval(), info, table, files.weights_checksum(folder))
