@@ -12,7 +12,7 @@ from mathtransformer.analysis.predictions import is_current, judged, load_predic
 from mathtransformer.data.encodings import rounded
 from mathtransformer.data.matrices import SPECTRA
 from mathtransformer.data.tasks import get_task
-from mathtransformer.evaluation.answers import test_set
+from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
 from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
 from mathtransformer.paths import RUNS
@@ -96,6 +96,16 @@ def test_canonical_models_are_as_right_at_any_scale(name):
     for scale in (1e-6, 0.1, 0.7, 1.0, 1.5, 1e6):
         assert right(scale) == pytest.approx(as_read, abs=0.03)  # of 400, some lie at the edge of the tolerance
     assert right(1e-3, any_scale=False) < 0.01
+
+
+@pytest.mark.parametrize(("trained", "low", "high"), [("semicircle", 0.88, 1.0), ("positive", 0.05, 0.3)])
+def test_result_3_is_partly_range_and_partly_sign(trained, low, high):
+    """On the training's scale, a semicircle model is right on laplace matrices; a positive one is not."""
+    run = load_run(f"eigenvalues-3x3-{trained}")
+    task, inputs, targets, stored = load_predictions(run.name, "laplace")
+    scaled = answer_at_any_scale(run.model, inputs[:400], run.usual)
+    assert low < (properties(task, inputs[:400], targets[:400], scaled).error < 0.05).mean() < high
+    assert (properties(task, inputs, targets, stored).error < 0.05).mean() < 0.7
 
 
 def test_how_far_inputs_are_from_the_training():
