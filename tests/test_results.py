@@ -174,11 +174,11 @@ def test_result_1_at_5x5():
 def test_result_1_at_5x5_from_the_solutions_alone():
     run = "eigenvectors-5x5-alone"
     assert load_run(run).config.model.components == 0
-    assert share(run) == pytest.approx(0.6346, abs=0.010)
-    assert share(run, name="eigenvalues") > 0.999
-    assert share(run, name="eigenvalues", among=wrong) > 0.995 and share(run, name="norm", among=wrong) > 0.99
+    assert share(run) == pytest.approx(0.6815, abs=0.010)
+    assert share(run, name="eigenvalues") > 0.998
+    assert share(run, name="eigenvalues", among=wrong) > 0.994 and share(run, name="norm", among=wrong) > 0.983
     table = judged(run)
-    assert roc_auc_score(wrong(table), table.cond_V.clip(upper=1e6)) == pytest.approx(0.975, abs=0.008)
+    assert roc_auc_score(wrong(table), table.cond_V.clip(upper=1e6)) == pytest.approx(0.973, abs=0.008)
 
 
 def test_clipping_and_beta2_are_not_told_apart_at_5x5():
