@@ -8,7 +8,7 @@ import torch
 
 from mathtransformer.checks import as_matrices
 from mathtransformer.data.encodings import encoding
-from mathtransformer.data.matrices import SPECTRA
+from mathtransformer.data.matrices import ENTRIES, SPECTRA
 from mathtransformer.data.tasks import TASKS, get_task, sample
 
 
@@ -219,3 +219,13 @@ def test_generation_is_fast():
         encoding("FP15").encode(inputs), encoding("FP15").encode(targets)
         best = min(best, time.perf_counter() - begun)
     assert 20_000 / best > 60_000
+
+
+@pytest.mark.parametrize("entries", ENTRIES)
+@pytest.mark.parametrize("size", [1, 2, 13, 20])
+def test_matrices_to_invert_are_found_at_any_size(size, entries):
+    """A bound on the inverse that is too careful would refuse every large matrix, and `sample` would never end."""
+    inputs, targets = sample("inversion", size, 50, 0, entries=entries)
+    assert np.abs(targets).max() < 1e8
+    np.testing.assert_allclose(inputs @ targets, np.broadcast_to(np.eye(size), inputs.shape), atol=1e-8)
+    assert TASKS["inversion"].solvable(np.random.default_rng(1).uniform(-10, 10, (1000, size, size))).mean() > 0.99

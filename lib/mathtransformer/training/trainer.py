@@ -231,8 +231,7 @@ class Trainer:
         try:
             self.model.load_state_dict({**own, **weights})
         except RuntimeError as error:
-            detail = str(error).splitlines()[1].strip()
-            raise ValueError(f"the weights of {name} do not fit this model: {detail}") from None
+            raise ValueError(f"the weights of {name} do not fit: {str(error).splitlines()[1].strip()}") from None
 
     def run(self, save_every: float, show: bool) -> int:
         """Train to the end of the last phase, or until SIGTERM or Ctrl-C. Returns 0, or 128 + the signal's number."""
