@@ -85,7 +85,7 @@ def test_the_model_still_answers_so(name):
 def test_canonical_models_are_as_right_at_any_scale(name):
     run = load_run(name)
     task, spectrum = run.model.task, run.config.spectrum
-    matrices, _ = test_set(task, run.config.size, 400, spectrum, seed=11)
+    matrices, _ = test_set(task, run.config.size, 300, spectrum, seed=11)
 
     def right(scale, **options):
         scaled = rounded(matrices * scale)
@@ -93,8 +93,8 @@ def test_canonical_models_are_as_right_at_any_scale(name):
         return (error < 0.05).mean()
 
     as_read = right(1.0, any_scale=False)
-    for scale in (1e-6, 0.1, 0.7, 1.0, 1.5, 1e6):
-        assert right(scale) == pytest.approx(as_read, abs=0.03)  # of 400, some lie at the edge of the tolerance
+    for scale in (1e-6, 0.7, 1.5, 1e6):
+        assert right(scale) == pytest.approx(as_read, abs=0.03)  # of 300, some lie at the edge of the tolerance
     assert right(1e-3, any_scale=False) < 0.01
 
 
