@@ -59,6 +59,13 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def existing(text: str) -> Path:
+    """The type of an argument that names a file which is there."""
+    if not os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file")
+    return Path(text)
+
+
 def phase(text: str) -> dict:
     """ "minutes=45,batch=256" -> {"minutes": 45.0, "batch": 256}; ValueError for others."""
     types = {"examples": int, "minutes": float, "batch": int, "learning_rate": float, "decay": float}
@@ -136,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=count, default=1)
     bench.add_argument("--csv", action="store_true", help="print the table as csv, too")
     take = commands.add_parser("import", help="take over a released model, or released predictions")
-    take.add_argument("file", type=Path, help="MODEL.pth with --out, PREDICTIONS.pred with --name")
+    take.add_argument("file", type=existing, help="MODEL.pth with --out, PREDICTIONS.pred with --name")
     what = take.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=folder, help="the folder of the run that the model becomes")
     what.add_argument("--name", help="what the predictions are called in data/predictions")
