@@ -159,8 +159,11 @@ def configure(arguments: argparse.Namespace) -> Config:
     problem = {name: given[name] for name in PROBLEM if name in given}
     names = {field.name for kind in OPTIONS.values() for field in fields(kind)} | {"seed", "entries", "start"}
     options = {name: given[name] for name in names if name in given}
-    if "start" in given:
-        find(given["start"] or "''")
+    try:
+        if "start" in given:
+            find(given["start"] or "''")
+    except ValueError as error:
+        raise ValueError(f"--start: {error}") from None
     if "phase" in given:
         if options.keys() & {field.name for field in fields(Phase)}:
             raise ValueError("--phase says what --examples, --minutes, --batch, --learning-rate and --decay would say")
@@ -255,10 +258,8 @@ def run_queue(arguments: argparse.Namespace) -> int:
 def run_import(arguments: argparse.Namespace) -> int:
     from .tools.published import import_model, import_predictions
 
-    if arguments.out is not None:
-        print(import_model(arguments.file, arguments.out))
-    else:
-        print(import_predictions(arguments.file, arguments.name))
+    taken = import_model(arguments.file, arguments.out) if arguments.out else None
+    print(taken or import_predictions(arguments.file, arguments.name))
     return 0
 
 
