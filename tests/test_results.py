@@ -189,6 +189,15 @@ def test_clipping_and_beta2_are_not_told_apart_at_5x5():
     assert np.ptp(shares.mean()) < np.ptp(rows["error_25%"]) / 2
 
 
+def test_muon_learns_5x5_with_fewer_examples_than_adamw():
+    """In every seed, after 300,000 examples."""
+    ends = pd.read_csv(TRACK.with_name("recipe_5x5.csv")).query("examples >= 300_000").groupby("optimizer")
+    assert ends.size().to_dict() == {"adamw": 12, "muon": 3}
+    for name in ("error_5%", "error_25%", "eigenvalues_5%"):
+        assert ends[name].min()["muon"] > ends[name].max()["adamw"]
+    assert ends.loss.max()["muon"] < ends.loss.min()["adamw"]
+
+
 def test_errors_of_inverses_follow_the_condition_number():
     table = judged("inversion-3x3")
     assert (table.error < 0.05).mean() == pytest.approx(0.8600, abs=0.004)
