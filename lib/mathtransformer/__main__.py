@@ -105,8 +105,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
             elif option.default is not None:
                 group.add_argument(flag, type=of, metavar=of.__name__)
-    example = "minutes=45,batch=256"
-    group.add_argument("--phase", action="append", type=phase, metavar="OPTIONS", help=f"such as {example}; repeatable")
+    group.add_argument("--phase", action="append", type=phase, metavar="OPTIONS", help="as minutes=9,batch=256")
 
 
 def add_queue(parser: argparse.ArgumentParser) -> None:
@@ -170,8 +169,7 @@ def configure(arguments: argparse.Namespace) -> Config:
         options["phases"] = tuple(Phase(**values) for values in given["phase"])
     if "preset" in given:
         if problem:
-            told = ", ".join(f"--{name}" for name in problem)
-            raise ValueError(f"{arguments.preset} says what {told} would say: leave one of them out")
+            raise ValueError(f"{arguments.preset} says what --{', --'.join(problem)} would say: leave one of them out")
         return get_preset(arguments.preset).config.changed(**options)
     if not {"task", "size"} <= problem.keys():
         raise ValueError("say what to train: a preset (see `list`), or --task and --size")
@@ -179,9 +177,9 @@ def configure(arguments: argparse.Namespace) -> Config:
 
 
 def how(arguments: argparse.Namespace) -> dict:
+    names = {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile}
     bar = getattr(arguments, "bar", None)
-    show = sys.stderr.isatty() if bar is None else bar
-    return {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile, "show": show}
+    return {**names, "show": sys.stderr.isatty() if bar is None else bar}
 
 
 def run_training(arguments: argparse.Namespace) -> int:

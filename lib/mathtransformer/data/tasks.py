@@ -9,6 +9,7 @@ Source of all definitions: Charton 2022 (arXiv 2211.00170) and its code. M is an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,11 +22,12 @@ MAX_ENTRIES = 10**9  # of all the matrices of one `sample`: 8 GB
 
 
 class Task(ABC):
-    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose. `scales`: see `rescaled`."""
+    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose. `rescaled`: takes solutions of
+    factor * M, and the factors (N,), to solutions of M; None for a task that knows no law of scaling."""
 
     name: str
     symmetric = True
-    scales = False
+    rescaled: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     # What must be written for a new task.
 
@@ -54,10 +56,6 @@ class Task(ABC):
         that knows no such symmetry keeps this method, which changes nothing. See ModelOptions.canonical_input.
         """
         return inputs, unchanged
-
-    def rescaled(self, solutions: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        """Solutions of factor * M, one factor (N,) an example -> those of M. For tasks whose `scales` is True."""
-        raise NotImplementedError(f"{self.name} has no law of scaling")
 
     def richer_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one richer solution, see `solve_richer`."""
@@ -108,7 +106,6 @@ class Eigenvalues(Task):
     """Eigenvalues in descending order; error: sum |predicted - true| / sum |true|."""
 
     name = "eigenvalues"
-    scales = True
 
     def target_shape(self, size):
         return (size,)
@@ -141,7 +138,6 @@ class Eigenvectors(Task):
     """
 
     name = "eigenvectors"
-    scales = True
 
     def target_shape(self, size):
         return (size + 1, size)
@@ -184,7 +180,7 @@ class Inversion(Task):
     """The inverse P of M; error: sum |M P - I| / n."""
 
     name = "inversion"
-    symmetric, scales = False, True
+    symmetric = False
 
     def target_shape(self, size):
         return (size, size)

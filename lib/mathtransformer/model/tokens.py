@@ -17,18 +17,8 @@ from ..data.encodings import EXPONENTS, encoding
 from .positions import embedding
 
 END, PADDING = 0, 1  # ids of the words "<s>" and "</s>", the second of which has no other use
-FIRST_WORDS = [
-    "<s>",
-    "</s>",
-    "<pad>",
-    "(",
-    ")",
-    *(f"<SPECIAL_{k}>" for k in range(10)),
-    *"TADMEFI",
-    *"+-",
-    "10^",
-    *".|",
-]
+FIRST_WORDS = ["<s>", "</s>", "<pad>", "(", ")", *(f"<SPECIAL_{k}>" for k in range(10)), *"TADMEFI"]
+FIRST_WORDS += ["+", "-", "10^", ".", "|"]
 DIMENSIONS = [f"V{k}" for k in range(1, 101)]
 
 

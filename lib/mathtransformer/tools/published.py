@@ -31,12 +31,6 @@ TASKS = {"eigenvalues": "eigenvalues", "eigenvectors": "eigenvectors", "invert_m
 ENCODINGS = {"FP15,2,16": "FP15", "float,2,1000": "P1000", "float,2,10": "P10", "floatsymbol,2": "B1999"}
 
 
-KNOWN = (
-    r"(position_embeddings|embeddings|layer_norm_emb|proj|layers\.\d+\.(layer_norm(1|15|2)|ffn\.lin[12]|"
-    r"(self|cross)_attention\.[qkv]_lin|(self|cross)_attention\.out_lin))\.(weight|bias)$"
-)
-
-
 def option(params: dict, name: str, table: dict[str, str]) -> str:
     if params[name] not in table:
         raise ValueError(f"{name} {params[name]!r} is none of {', '.join(table)}")
@@ -72,20 +66,20 @@ def configuration(saved: dict) -> Config:
 
 
 def block(old: dict[str, Tensor], kind: str, names: str) -> dict[str, Tensor]:
-    """weight and bias of one or more linear layers, put together as one, or of a norm. names: such as "q_lin k_lin"."""
+    """Take out weight and bias of a norm, or of linear layers (names: such as "q_lin k_lin") put together as one."""
     return {
-        part: torch.cat([old[f"{name}.{part}"] for name in names.split()])
+        part: torch.cat([old.pop(f"{name}.{part}") for name in names.split()])
         if kind == "linear"
-        else old[f"{names}.{part}"]
+        else old.pop(f"{names}.{part}")
         for part in ("weight", "bias")
     }
 
 
 def renamed(old: dict[str, Tensor], decoder: bool, layers: int) -> dict[str, Tensor]:
-    """The weights of a released encoder or decoder under the names that they have here."""
+    """The weights of a released encoder or decoder, taken out of `old`, under the names that they have here."""
     side, number, table = ("decoder", 1, "writer") if decoder else ("encoder", 0, "read")
-    new = {f"{table}.table.weight": old["embeddings.weight"]}
-    new[f"positions.{number}.places.weight"] = old["position_embeddings.weight"]
+    new = {f"{table}.table.weight": old.pop("embeddings.weight")}
+    new[f"positions.{number}.places.weight"] = old.pop("position_embeddings.weight")
     moved = {f"norms.{number}": ("norm", "layer_norm_emb")}
     for i in range(layers):
         here, there = f"{side}.{i}", f"layers.{i}"
@@ -109,9 +103,9 @@ def renamed(old: dict[str, Tensor], decoder: bool, layers: int) -> dict[str, Ten
     for name, (kind, names) in moved.items():
         new |= {f"{name}.{part}": tensor for part, tensor in block(old, kind, names).items()}
     if decoder:
-        if not torch.equal(old["proj.weight"], old["embeddings.weight"]):
+        if not torch.equal(old.pop("proj.weight"), new["writer.table.weight"]):
             raise ValueError("its output layer is not its table of embeddings")
-        new["writer.bias"] = old["proj.bias"]
+        new["writer.bias"] = old.pop("proj.bias")
     return new
 
 
@@ -128,8 +122,8 @@ def import_model(path: Path, folder: Path) -> Path:
         for side, layers in (("encoder", config.model.encoder_layers), ("decoder", config.model.decoder_layers)):
             old = {name.removeprefix("module."): tensor.float() for name, tensor in saved[side].items()}
             weights |= renamed(old, side == "decoder", layers)
-            if extra := [name for name in old if not re.match(KNOWN, name)]:
-                raise ValueError(f"{side}.{extra[0]} is not of the published network")
+            if old:
+                raise ValueError(f"{side}.{next(iter(old))} is not of the published network")
         for name, tensor in model.state_dict().items():  # the longest sequence of this size needs no more
             if name.startswith("positions."):
                 weights[name] = weights[name][: len(tensor)]

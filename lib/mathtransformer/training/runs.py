@@ -192,7 +192,7 @@ class Run:
         """
         inputs = self.checked(inputs)
         batch = min(whole_number("batch", batch, 1), max(len(inputs), 1))
-        if any_scale and self.config.model.canonical_input and self.model.task.scales:
+        if any_scale and self.config.model.canonical_input and self.model.task.rescaled:
             return answer_at_any_scale(self.model, inputs, self.usual, batch)
         return answer(self.model, inputs, batch)
 

@@ -50,14 +50,12 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.folder, self.group, self.compiled = config, folder, group or Group(), compiled
         self.device = torch.device(self.group.device)
-        task = get_task(config.task)
-        self.model = Transformer(task, config.size, config.model).to(self.device)
+        self.model = Transformer(get_task(config.task), config.size, config.model).to(self.device)
         self.optimizers = make_optimizers(self.model, config.training)
         for phase in config.phases:
             self.group.share(phase.batch)
         self.log = Progress(self.model, config.spectrum, config.entries)
-        self.step, self.examples, self.seconds = 0, 0, 0.0
-        self.restarts: list[dict] = []
+        self.step, self.examples, self.seconds, self.restarts = 0, 0, 0.0, []
         self.saved: int | None = None  # the step of the latest checkpoint
         # All processes in the same precision: single, if one of them is not faster in bfloat16.
         self.bfloat16 = not self.group.largest(not uses_bfloat16(config.training.precision, self.device))[0]
@@ -96,8 +94,8 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        step, warm = self.step - self.warm["step"], self.warm["progress"]
-        return self.current.rate(step, self.progress, self.config.training, warm)
+        step, options = self.step - self.warm["step"], self.config.training
+        return self.current.rate(step, self.progress, options, self.warm["progress"])
 
     def compile(self) -> None:
         """Compile on the first batch, in all processes or in none."""
@@ -140,8 +138,8 @@ class Trainer:
         return f"{self.model.parameter_count():,} parameters, {where}, bfloat16 {bfloat16}, torch.compile {compiled}"
 
     def evaluate(self) -> None:
-        seconds = round(self.seconds, 1)
-        self.log.evaluate(step=self.step, examples=self.examples, seconds=seconds, learning_rate=self.learning_rate)
+        counters = {"step": self.step, "examples": self.examples, "seconds": round(self.seconds, 1)}
+        self.log.evaluate(**counters, learning_rate=self.learning_rate)
 
     def save(self) -> None:
         """The checkpoint, then what others read, so that a crash in between leaves a checkpoint that is as far."""
