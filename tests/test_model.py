@@ -154,7 +154,7 @@ def test_a_cotrained_model_is_asked_for_the_beginning_only(output):
 @pytest.mark.parametrize("options", [{}, {"triangle": False}, {"embedding": "FP15", "triangle": False}], ids=str)
 @pytest.mark.parametrize("task", ["eigenvectors", "inversion"])
 def test_components_are_compared_entry_by_entry(task, options):
-    model = tiny(task, 3, "fast", **options)
+    model = tiny(task, 3, "fast", components=5.0, **options)
     read, targets = batch(model, task, 3)
     memory, _ = model.encode(read)
     shown = model.components(memory).double()[..., :3]

@@ -24,13 +24,13 @@ def test_a_row_is_a_training_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(track, "PROBLEMS", 200)
     config = Config.of("eigenvalues", 1, {"examples": 16 * 400}, **TINY)
     row = track.measure("eigenvalues-1x1", config, **BEGIN)
-    assert set(row["lever"].split()) == {"width=16", "heads=2", "encoder_layers=1", "batch=16"}
+    assert set(row["changes"].split()) == {"width=16", "heads=2", "encoder_layers=1", "batch=16"}
     assert row["examples"] == 6400 and row["preset"] == "eigenvalues-1x1"
     assert 0 <= row["within_1%"] <= row["within_5%"] <= row["within_25%"] <= 1
     assert row["within_25%"] > 0.2  # the eigenvalue of a number is that number
     halves = config.changed(phases=(Phase(3200, batch=16),) * 2)
     parts = track.measure("eigenvalues-1x1", halves, **BEGIN)
-    assert parts["lever"] == row["lever"] + " phases=2" and parts["examples"] == 6400
+    assert parts["changes"] == row["changes"] + " phases=2" and parts["examples"] == 6400
     assert parts["loss"] != row["loss"] and parts["within_25%"] > 0.2
     for seed in range(3):
         track.add({**row, "seed": seed}, tmp_path / "track.csv")

@@ -18,13 +18,13 @@ canonical_input  False: M is read as it is                       True: of all ma
 block            "post-norm": LayerNorm, also of what is         "pre-norm": RMSNorm, squared ReLU, no biases,
                  embedded, ReLU, biases; cross-attention asks    blocks that start as the identity
                  with the layer's input
-components       0: the solution is all that is learned from     5: weight of a second loss, for the encoder to show
-                                                                 at each entry of M what the solution is made of
-                                                                 (`Task.components`), by one linear layer. It serves
-                                                                 in training only: predictions do without
-cotrain          False: the solution is written, no more         False. True: models of eigenvalues learn to write the
+cotrain          False: the solution is written, no more         True: models of eigenvalues learn to write the
                                                                  eigenvectors after them (`Task.solve_richer`),
                                                                  and are asked for the eigenvalues only
+components       0: the solution is all that is learned from     0, too. Above, the weight of a second loss, for the
+                                                                 encoder to show at each entry of M what the solution
+                                                                 is made of (`Task.components`), by one linear layer.
+                                                                 It serves in training only: predictions do without
 decoding         "greedy": the likeliest token                   "median": of the distribution of each number
                                                                  (output="number" only)
 ===============  ==============================================  ==========================================
@@ -65,8 +65,8 @@ class ModelOptions:
     triangle: bool = True
     canonical_input: bool = True
     block: str = "pre-norm"
-    components: float = 5.0
-    cotrain: bool = False
+    components: float = 0.0
+    cotrain: bool = True
     decoding: str = "median"
 
     def __post_init__(self):
@@ -108,6 +108,6 @@ PAPER = ModelOptions(
     triangle=False,
     canonical_input=False,
     block="post-norm",
-    components=0.0,
+    cotrain=False,
     decoding="greedy",
 )

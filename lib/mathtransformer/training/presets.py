@@ -28,9 +28,8 @@ def eigenvalues(size: int, spectrum: str, *phases: dict, seeds: tuple[int, ...] 
     return Preset(Config.of("eigenvalues", size, *phases, spectrum=spectrum, **options), seeds, tested=tuple(SPECTRA))
 
 
-# Most 2x2 and 3x3 models learn what they write and no more: otherwise what their failures retain could be what their
-# encoder was taught. Those of eigenvalues write the eigenvectors, too (cotrain). And they read matrices as they are.
-WRITTEN_ONLY = {"components": 0.0, "cotrain": True, "canonical_input": False, "optimizer": "adamw"}
+AS_THEY_ARE = {"canonical_input": False, "optimizer": "adamw"}  # most 2x2 and 3x3 models read matrices so
+TAUGHT = {"components": 5.0, "cotrain": False}  # the encoder learns more than the solution, see ModelOptions
 LATE = {"batch": 256, "decay": 1.0}  # larger batches and one long decay, for a later phase
 
 # Budgets are in examples, so that a run can be repeated exactly, except where equal time is the point.
@@ -41,45 +40,55 @@ PRESETS: dict[str, Preset] = {
             spectrum,
             {"examples": 500_000},
             seeds=(0, 1, 2) if spectrum in ("semicircle", "laplace") else (0,),
-            **WRITTEN_ONLY,
+            **AS_THEY_ARE,
         )
         for spectrum in SPECTRA
     },
     "eigenvectors-3x3": Preset(
-        Config.of("eigenvectors", 3, {"examples": 1_200_000}, beta2=0.98, **WRITTEN_ONLY), (0, 1, 2), problems=50_000
+        Config.of("eigenvectors", 3, {"examples": 1_200_000}, beta2=0.98, **AS_THEY_ARE), (0, 1, 2), problems=50_000
     ),
     "eigenvectors-3x3-half": Preset(
-        Config.of("eigenvectors", 3, {"examples": 150_000}, **WRITTEN_ONLY), problems=50_000
+        Config.of("eigenvectors", 3, {"examples": 150_000}, **AS_THEY_ARE), problems=50_000
     ),
     # Three recipes in equal time: what they save, and whether they change what failures retain.
-    "eigenvectors-3x3-canonical": Preset(Config.of("eigenvectors", 3, {"minutes": 13})),
-    "eigenvectors-3x3-components": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, canonical_input=False)),
+    "eigenvectors-3x3-canonical": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, **TAUGHT)),
+    "eigenvectors-3x3-components": Preset(
+        Config.of("eigenvectors", 3, {"minutes": 13}, **TAUGHT, canonical_input=False)
+    ),
     "eigenvectors-3x3-paper": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, recipe="paper")),
     "inversion-2x2": Preset(
-        Config.of("inversion", 2, {"examples": 4_000_000}, beta2=0.98, **WRITTEN_ONLY), problems=50_000
+        Config.of("inversion", 2, {"examples": 4_000_000}, beta2=0.98, **AS_THEY_ARE), problems=50_000
     ),
     # 3x3 inversion was learned better with AdamW, 5x5 eigenvectors with Muon (LOG.md).
     "inversion-3x3": Preset(
-        Config.of("inversion", 3, {"minutes": 45}, {"minutes": 73, "learning_rate": 1e-3, **LATE}, optimizer="adamw"),
+        Config.of(
+            "inversion",
+            3,
+            {"minutes": 45},
+            {"minutes": 73, "learning_rate": 1e-3, **LATE},
+            optimizer="adamw",
+            **TAUGHT,
+        ),
         problems=50_000,
     ),
-    "eigenvalues-5x5-semicircle": eigenvalues(5, "semicircle", {"examples": 200_000}),
+    "eigenvalues-5x5-semicircle": eigenvalues(5, "semicircle", {"examples": 200_000}, **TAUGHT),
     "eigenvalues-5x5-laplace": eigenvalues(
-        5, "laplace", {"examples": 200_000}, {"examples": 100_000, "learning_rate": 1e-3, **LATE}
+        5, "laplace", {"examples": 200_000}, {"examples": 100_000, "learning_rate": 1e-3, **LATE}, **TAUGHT
     ),
-    "eigenvalues-5x5-plain": eigenvalues(5, "semicircle", {"examples": 300_000}, components=0.0, canonical_input=False),
+    "eigenvalues-5x5-plain": eigenvalues(5, "semicircle", {"examples": 300_000}, canonical_input=False, cotrain=False),
+    # From the solutions alone: nothing but their tokens is learned from.
     "eigenvectors-5x5": Preset(
+        Config.of("eigenvectors", 5, {"minutes": 90}, {"minutes": 30, "learning_rate": 1e-3, **LATE})
+    ),
+    "eigenvectors-5x5-components": Preset(
         Config.of(
             "eigenvectors",
             5,
             {"minutes": 35},
             {"minutes": 44, "learning_rate": 1e-3, **LATE},
             {"minutes": 34, "learning_rate": 5e-4, **LATE},
+            **TAUGHT,
         )
-    ),
-    # The same, from the solutions alone: nothing but their tokens is learned from.
-    "eigenvectors-5x5-alone": Preset(
-        Config.of("eigenvectors", 5, {"minutes": 90}, {"minutes": 30, "learning_rate": 1e-3, **LATE}, components=0.0)
     ),
 }
 

@@ -199,7 +199,7 @@ class Run:
     def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
         """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
         token of the encoded target and of the end, the target being fed in. For output="number" a token is a number.
-        ValueError for models that read canonical matrices or are cotrained: what they write is another solution.
+        ValueError for models that read canonical matrices or write more (cotrain): that is another solution.
 
         inputs: as for `predict`. targets: (N, *target shape). Tokens that a shorter target lacks have 0.
         """
@@ -207,7 +207,8 @@ class Run:
         targets, shape = as_numbers(targets), (len(inputs), *self.model.asked)
         if targets.shape != shape:
             raise ValueError(f"targets of shape {shape} expected, got {targets.shape}")
-        if options.canonical_input or options.cotrain:
+        more = options.cotrain and model.task.richer_shape(model.size) != model.asked
+        if options.canonical_input or more:
             raise ValueError(f"{self.name} reads canonical matrices or writes more than the solution (cotrain)")
         batch, device = whole_number("batch", batch, 1), next(model.parameters()).device
         ids = model.ids(inputs)[0], torch.from_numpy(model.writer.encoding.encode(targets))
