@@ -71,10 +71,7 @@ PRESETS: dict[str, Preset] = {
         ),
         problems=50_000,
     ),
-    "eigenvalues-5x5-semicircle": eigenvalues(5, "semicircle", {"examples": 200_000}, **TAUGHT),
-    "eigenvalues-5x5-laplace": eigenvalues(
-        5, "laplace", {"examples": 200_000}, {"examples": 100_000, "learning_rate": 1e-3, **LATE}, **TAUGHT
-    ),
+    **{f"eigenvalues-5x5-{spectrum}": eigenvalues(5, spectrum, {"examples": 400_000}) for spectrum in SPECTRA},
     "eigenvalues-5x5-plain": eigenvalues(5, "semicircle", {"examples": 300_000}, canonical_input=False, cotrain=False),
     # From the solutions alone: nothing but their tokens is learned from.
     "eigenvectors-5x5": Preset(
