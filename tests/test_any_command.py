@@ -44,12 +44,12 @@ FINE = {
     "save_every": ["0", "inf", "1e999"], "partition": TEXTS, "components": ["0"],
     "decoder_width": ["0"], "decoder_heads": ["0"],
 }  # fmt: skip
-PRESETS = ["eigenvectors-3x3", "eigenvalues-3x3-laplace", "inversion-2x2", "eigenvectors-3x3-paper", "eigenvectors-5x5"]
+PRESETS = ["eigenvectors-3x3", "eigenvalues-3x3-laplace", "inversion-2x2", "eigenvectors-3x3-half", "eigenvectors-5x5"]
 NAMES = ["eigenvalues-21x21", "eigenvalues-0x0", "eigenvalues-2x3", "inversion-3x3-laplace", "eigenvectors-3x3:x", ":"]
-NAMES += ["eigenvectors-3x3:-1", f"eigenvalues-{'9' * 400}x{'9' * 400}", "eigenvectors-3x3-paper-laplace", "..", "/"]
+NAMES += ["eigenvectors-3x3:-1", f"eigenvalues-{'9' * 400}x{'9' * 400}", "eigenvectors-3x3-half-laplace", "..", "/"]
 CONTRADICTIONS = [
     ("eigenvectors-3x3", "--heads=3"), ("eigenvectors-3x3", "--width=20"), ("eigenvectors-3x3", "--output=P1000"),
-    ("eigenvectors-3x3-paper", "--positions=row-column"), ("eigenvectors-3x3", "--start=inversion"),
+    ("eigenvectors-3x3", "--start=inversion"),
 ]  # fmt: skip
 if not torch.cuda.is_available():
     CONTRADICTIONS.append(("eigenvectors-3x3", "--device=cuda"))

@@ -26,7 +26,10 @@ def command(*arguments):
         (["train", "eigenvector-3x3"], "did you mean eigenvectors-3x3"),
         ([*TRAIN, "--heads", "3"], "not a multiple"),
         ([*TRAIN, "--output", "P1000"], "positions='sequence'"),
-        (["train", "eigenvectors-3x3-paper", "--positions", "row-column"], "positions='sequence'"),
+        (
+            ["train", "--task", "inversion", "--size", "3", "--recipe", "paper", "--positions", "row-column"],
+            "positions='sequence'",
+        ),
         ([*TRAIN, "--minutes", "1", "--phase", "minutes=1"], "--phase says what"),
         (["train", "--task", "inversion"], "--task and --size"),
         ([*TRAIN, "--task", "inversion"], "leave one of them out"),

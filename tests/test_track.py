@@ -5,7 +5,6 @@ import pytest
 
 from mathtransformer.tools import track
 from mathtransformer.training.config import Config, Phase
-from mathtransformer.training.presets import PRESETS
 
 TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16}
 BEGIN = {"compiled": False, "show": False, "threads": 1, "device": "cpu"}
@@ -17,7 +16,7 @@ def test_what_differs_from_the_recipe():
     changed = config.changed(beta2=0.9, width=64, start="eigenvectors-3x3", entries="normal")
     assert set(track.changes(changed).split()) == {"beta2=0.9", "width=64", "start=eigenvectors-3x3", "entries=normal"}
     assert track.changes(config.changed(minutes=9, batch=256)) == "batch=256"
-    assert track.changes(PRESETS["eigenvectors-3x3-paper"].config, "paper") == ""
+    assert track.changes(Config.of("eigenvectors", 3, {"minutes": 13}, recipe="paper"), "paper") == ""
 
 
 def test_a_row_is_a_training_judged(tmp_path, monkeypatch):

@@ -50,12 +50,11 @@ PRESETS: dict[str, Preset] = {
     "eigenvectors-3x3-half": Preset(
         Config.of("eigenvectors", 3, {"examples": 150_000}, **AS_THEY_ARE), problems=50_000
     ),
-    # Three recipes in equal time: what they save, and whether they change what failures retain.
+    # In equal time: what canonical matrices and components save, and whether they change what failures retain.
     "eigenvectors-3x3-canonical": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, **TAUGHT)),
     "eigenvectors-3x3-components": Preset(
         Config.of("eigenvectors", 3, {"minutes": 13}, **TAUGHT, canonical_input=False)
     ),
-    "eigenvectors-3x3-paper": Preset(Config.of("eigenvectors", 3, {"minutes": 13}, recipe="paper")),
     "inversion-2x2": Preset(
         Config.of("inversion", 2, {"examples": 4_000_000}, beta2=0.98, **AS_THEY_ARE), problems=50_000
     ),
