@@ -232,7 +232,7 @@ def test_matrices_to_invert_are_found_at_any_size(size, entries):
 
 
 def test_eigenvectors_of_rebuilt_spectra_are_rows_as_in_the_official_code():
-    """Standard deviations of entries of 40,000 matrices drawn by the official code, which differ from place to place."""
+    """Standard deviations of entries that the official code draws: they differ from place to place."""
     diagonal = sample("eigenvalues", 5, 40_000, generator(), "positive")[0].diagonal(axis1=1, axis2=2).std(0)
     np.testing.assert_allclose(diagonal, [3.18, 3.58, 3.50, 3.54, 3.17], rtol=0.02)
     upper = sample("eigenvalues", 5, 40_000, generator(), "laplace")[0][:, *np.triu_indices(5, 1)].std(0)
