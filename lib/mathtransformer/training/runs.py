@@ -30,6 +30,7 @@ from ..checks import as_matrices, as_numbers, choose, whole_number
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
 from ..evaluation.answers import answer, answer_at_any_scale, largest_entry
+from ..evaluation.solving import Solved, solve, view
 from ..files import FileError
 from ..model.transformer import Transformer
 from ..paths import RUNS
@@ -195,6 +196,28 @@ class Run:
         if any_scale and self.config.model.canonical_input and self.model.task.rescaled:
             return answer_at_any_scale(self.model, inputs, self.usual, batch)
         return answer(self.model, inputs, batch)
+
+    def solve(self, inputs, tolerance: float = 0.05, tries: int = 1, repair=(), seed: int = 0) -> Solved:
+        """`predict`, checked: returns answers, residual, ok and asked, see `solving.Solved` and `repair.residual`. Of
+        eigenvalues the check is necessary, not sufficient.
+
+        tries: an answer that is not within the tolerance is asked for again, as an equivalent problem (`solving.view`,
+        drawn from `seed`), up to so many times in all. repair: names in `repair.REPAIRS`, such as ("jacobi",), of what
+        is done in order, after each try, to answers that are not within the tolerance. Of all that is found for a
+        problem, what has the smallest residual is returned. Errors as of `predict`.
+        """
+        inputs, rng = self.checked(inputs), np.random.default_rng(whole_number("seed", seed, 0))
+        repair = [repair] if isinstance(repair, str) else list(repair)
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
+
+        def ask(matrices: np.ndarray, attempt: int) -> np.ndarray:
+            if not attempt:
+                return self.predict(matrices)
+            equivalent, restore = view(self.model.task, matrices, np.quantile(self.usual, (0.05, 0.95)), rng)
+            return restore(self.predict(equivalent))
+
+        return solve(self.model.task, inputs, ask, tolerance, whole_number("tries", tries, 1), repair)
 
     def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
         """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
