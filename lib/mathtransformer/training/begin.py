@@ -70,7 +70,7 @@ def train(
     if folder is None:
         raise ValueError("give the folder that the run is to be in")
     if threads is not None:
-        whole_number("threads", threads, 1, 4096)
+        torch.set_num_threads(whole_number("threads", threads, 1, 4096))
     if not save_every > 0:
         raise ValueError(f"save_every must be positive, got {save_every}")
     folder, group = Path(folder), Group.join(choose_device(device))
@@ -82,12 +82,10 @@ def train(
         force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
         begun = None if force else runs.begun(folder)
         if begun == "finished":
-            runs.check_same(folder, runs.load_run(folder).info["config"], config)
+            runs.check_same(folder, runs.load_run(folder).config, config)
             (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
             log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
             return 0
-        if threads:
-            torch.set_num_threads(threads)
         trainer = Trainer(config, folder, group=group, compiled=compiled)
         take_up(trainer, begun)
         if group.first and force:  # now that all is well

@@ -76,7 +76,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """(tensors, state) as saved. FileError if the file is damaged or of another version."""
+    """(tensors, state) as saved, its "config" as a Config. FileError if the file is damaged or of another version."""
     path = folder / CHECKPOINT
     try:
         with safe_open(path, "pt") as file:
@@ -86,18 +86,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
         if about["sha256"] != hashlib.sha256(save(tensors) + about["state"].encode()).hexdigest():
             raise ValueError("wrong checksum")
-        return tensors, json.loads(about["state"])
+        state = json.loads(about["state"])
+        return tensors, {**state, "config": Config.from_json(state["config"])}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): delete it, or train again with --force") from None
 
 
-def check_same(folder: Path, old: dict, config: Config) -> None:
+def check_same(folder: Path, old: Config, config: Config) -> None:
     """FileError, naming the differences, unless a run was begun with this configuration."""
-    try:
-        differences = Config.from_json(old).differences(config)
-    except ValueError as error:
-        raise FileError(f"{folder}: {error}") from None
-    if differences:
+    if differences := old.differences(config):
         raise FileError(
             f"{folder} was begun with other options ({differences}): choose another --out, or --force to begin anew"
         )
