@@ -37,7 +37,7 @@ from .config import Config
 
 PUBLISHED = ("model.safetensors", "run.json", "log.csv")
 CHECKPOINT = "checkpoint.safetensors"
-EVERYTHING = (*PUBLISHED, files.SUMS, CHECKPOINT)
+EVERYTHING = ("model*.safetensors", *PUBLISHED[1:], files.SUMS, CHECKPOINT)  # patterns of names
 FORMAT = 2  # raised when runs of an older version can no longer be read
 LARGEST_FILE = 9_000_000  # bytes
 LARGEST = 9.995e8  # entries from here on have no FP15 token
@@ -223,17 +223,17 @@ class Run:
 def find(name_or_path: str | Path) -> Path:
     """The folder of a run: a bare name means one of data/runs first, and a folder here only if that has no such run."""
     folder = Path(name_or_path)
-    bare = len(folder.parts) == 1 and not str(name_or_path).startswith(".")
-    known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
-    if bare and folder.name in known:
-        return RUNS / folder.name
-    if os.path.isdir(folder) and not (bare and not (folder / "run.json").exists()):  # os: names may be too long
-        return folder
-    if bare and not known:
-        raise FileError(f"no run {folder.name!r}: {RUNS} has none; MATHTRANSFORMER_HOME says where data/ is")
-    if bare:
-        choose("run", folder.name, known)
-    raise FileError(f"{str(folder)!r} is not a folder")
+    if len(folder.parts) == 1 and not str(name_or_path).startswith("."):
+        known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+        if folder.name in known:
+            return RUNS / folder.name
+        if not os.path.isfile(folder / "run.json"):  # os: names may be too long
+            if not known:
+                raise FileError(f"no run {folder.name!r}: {RUNS} has none; MATHTRANSFORMER_HOME says where data/ is")
+            choose("run", folder.name, known)
+    elif not os.path.isdir(folder):
+        raise FileError(f"{str(folder)!r} is not a folder")
+    return folder
 
 
 def load_run(name_or_path: str | Path) -> Run:
