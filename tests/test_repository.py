@@ -40,7 +40,7 @@ def test_stored_runs_are_what_their_presets_say(name):
     preset, seed = name
     folder = RUNS / run_name(preset, seed)
     run = load_run(folder)
-    check_same(folder, run.info["config"], PRESETS[preset].config.changed(seed=seed))
+    check_same(folder, run.config, PRESETS[preset].config.changed(seed=seed))
     assert run.info["finished"] and run.log.examples.iloc[-1] == run.info["examples"]
     assert all(path.stat().st_size < 10e6 for path in folder.glob("model*"))
 

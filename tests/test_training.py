@@ -65,8 +65,8 @@ def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
 
 
 def batches(batch=16, config=None, **options):
-    config = config or tiny()
-    return Batches(Transformer(TASKS[config.task], config.size, config.model), batch, **options)
+    config = (config or tiny()).changed(**options)
+    return Batches(Transformer(TASKS[config.task], config.size, config.model), config, batch)
 
 
 def test_examples_depend_on_seed_and_step_only():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,15 +80,11 @@ def lock(folder: Path, wait: bool = False):
 
     The system releases the lock when the process ends, however it ends.
     """
-    held = FileLock(folder / LOCK)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        with FileLock(folder / LOCK, timeout=-1 if wait else 0):
+            yield
     except Timeout:
         raise FileError(f"another process is writing into {folder}: wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def is_locked(folder: Path) -> bool:
@@ -103,8 +98,7 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
-def remove_partials(folder: Path, names: Iterable[str]) -> None:
-    """What a process left that was killed while it wrote. To be called with the folder locked."""
-    for name in names:
-        for partial in folder.glob(f".{name}.*"):
-            partial.unlink(missing_ok=True)
+def remove(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

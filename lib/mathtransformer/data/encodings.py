@@ -126,48 +126,38 @@ class Positional(Encoding):
     """P10, P1000 and B1999: sign and digits in base 10 or 1000, then an exponent token E-100 to E100."""
 
     def __init__(self, name: str):
-        self.name = name
-        self.tokens_per_number = {"P10": 5, "P1000": 3, "B1999": 2}[name]
-        mantissas = [0, *range(100, 1000)]
-        leading = {
-            "P10": ["+", "-", *map(str, range(10))],
-            "P1000": ["+", "-", *map(str, mantissas)],
-            "B1999": [f"N{m}" for m in mantissas] + [f"N-{m}" for m in mantissas[1:]],
+        size = [0, *range(100, 1000)]
+        self.name, self.mantissas = name, np.array(size + [-m for m in size[1:]])
+        leading, spelt = {
+            "P10": (["+", "-", *"0123456789"], list),
+            "P1000": (["+", "-", *map(str, size)], lambda text: [text[0], text[1:]]),
+            "B1999": ([f"N{m}" for m in self.mantissas], lambda text: [f"N{int(text)}"]),
         }[name]
-        self.first = len(leading)  # id of E-100
-        # P10 writes zero with three tokens; its ids are padded to five.
         self.vocabulary = leading + [f"E{e}" for e in EXPONENTS] + (["<pad>"] if name == "P10" else [])
+        written = [[*spelt(f"{m:+}"), "E0"] for m in self.mantissas.tolist()]
+        self.tokens_per_number = len(written[1])
+        # P10 writes zero with three tokens; its ids are padded to five.
+        written[0] += ["<pad>"] * (self.tokens_per_number - len(written[0]))
+        self.ids = np.array([[self.index[token] for token in tokens] for tokens in written])  # of each mantissa
 
     def encode(self, values) -> np.ndarray:
         array = as_numbers(values)
         mantissa, exponent = digits(array)
         if (exponent > EXPONENTS[-1]).any():
             raise too_large(array, exponent > EXPONENTS[-1], "9.99e102", self.name)
-        mantissa = np.where(exponent < EXPONENTS[0], 0, mantissa)
-        negative, size = (mantissa < 0).astype(np.int64), np.abs(mantissa)
-        last = self.first - EXPONENTS[0] + np.where(size == 0, 0, exponent)
-        place = np.maximum(size - 99, 0)  # in the list 0, 100, 101, ..., 999
-        if self.name == "B1999":
-            return np.stack([place + 900 * negative, last], -1)
-        if self.name == "P1000":
-            return np.stack([negative, 2 + place, last], -1)
-        pad = len(self.vocabulary) - 1
-        ids = np.stack([negative, 2 + size // 100, 2 + size // 10 % 10, 2 + size % 10, last], -1)
-        ids[size == 0] = [0, 2, self.first - EXPONENTS[0], pad, pad]
+        zero = (mantissa == 0) | (exponent < EXPONENTS[0])
+        ids = self.ids[np.where(zero, 0, np.abs(mantissa) - 99 + 900 * (mantissa < 0))]
+        ids[..., -1] += np.where(zero, 0, exponent)
         return ids
 
     def numbers(self, ids: np.ndarray) -> np.ndarray:
-        """Every row of ids is read as some number, which is right if it is encoded as these ids."""
-        if self.name == "P10":
-            negative, figures = ids[..., 0] == 1, ids[..., 1:4] - 2
-            size = np.where((figures >= 0) & (figures < 10), figures, 0) @ np.array([100, 10, 1])
-        else:
-            place = ids[..., 0] if self.name == "B1999" else np.maximum(ids[..., 1] - 2, 0)
-            negative = ids[..., 0] > 900 if self.name == "B1999" else ids[..., 0] == 1
-            place = np.where(place > 900, place - 900, place)
-            size = np.where((place > 0) & (place <= 900), place + 99, 0)
-        exponent = np.clip(ids[..., -1] - self.first + EXPONENTS[0], EXPONENTS[0], EXPONENTS[-1])
-        numbers = np.where(negative, -size, size) * POWERS[exponent + 330]
+        """The mantissa is looked up by the tokens before the exponent; the number is right if it is encoded so."""
+        base = len(self.vocabulary) ** np.arange(self.tokens_per_number - 1)
+        known = self.ids[:, :-1] @ base
+        order = known.argsort()
+        place = order[np.searchsorted(known[order], ids[..., :-1] @ base).clip(max=len(order) - 1)]
+        exponent = np.where(place == 0, 0, ids[..., -1] - self.index["E0"]).clip(EXPONENTS[0], EXPONENTS[-1])
+        numbers = self.mantissas[place] * POWERS[exponent + 330]
         return np.where((self.encode(numbers) == ids).all(-1), numbers, np.nan)
 
 
@@ -216,14 +206,10 @@ class FloatingPoint(Encoding):
 
 
 @cache
-def make(name: str) -> Encoding:
-    return FloatingPoint() if name == "FP15" else Positional(name)
-
-
 def encoding(name: str) -> Encoding:
     """The encoding called P10, P1000, B1999 or FP15; ValueError with the near matches for any other name."""
     choose("encoding", name, ENCODINGS)
-    return make(str(name))
+    return FloatingPoint() if name == "FP15" else Positional(name)
 
 
 def rounded(values, name: str = "FP15") -> np.ndarray:

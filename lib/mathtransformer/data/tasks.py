@@ -231,13 +231,13 @@ def draw(
     return drawn
 
 
-def check_problem(task: Task, size, spectrum: str, entries: str) -> None:
-    """TypeError or ValueError for a size, spectrum or kind of entries that the task does not have."""
+def check_problem(task: Task, size, spectrum: str, entries: str) -> int:
+    """The size. TypeError or ValueError for a size, spectrum or kind of entries that the task does not have."""
     choose("spectrum", spectrum, SPECTRA)
     choose("entries", entries, ENTRIES)
-    whole_number("size (of the matrices)", size, 1, MAX_SIZE)
     if spectrum != "semicircle" and not task.symmetric:
         raise ValueError(f"{task.name} has no spectrum to choose, got {spectrum!r}")
+    return whole_number("size (of the matrices)", size, 1, MAX_SIZE)
 
 
 def sample(
@@ -258,17 +258,15 @@ def sample(
     """
     solver = get_task(task)
     try:
-        check_problem(solver, size, spectrum, entries)
+        size = check_problem(solver, size, spectrum, entries)
     except ValueError as error:
         swapped = isinstance(n, (int, np.integer)) and 1 <= n <= MAX_SIZE and "size" in str(error)
         raise ValueError(f"{error}; size and n = {n} may be swapped" if swapped else str(error)) from None
-    size = whole_number("size (of the matrices)", size, 1, MAX_SIZE)
     n = whole_number("n (the number of examples)", n, 0)
     if n * size**2 > MAX_ENTRIES:
         raise ValueError(f"n (the number of examples) must be at most {MAX_ENTRIES // size**2} at size {size}, got {n}")
     if not isinstance(rng, np.random.Generator):
-        rng = np.random.default_rng(
-            None if rng is None else whole_number("rng (if not a numpy Generator, then a seed)", rng, 0)
-        )
+        seed = None if rng is None else whole_number("rng (if not a numpy Generator, then a seed)", rng, 0)
+        rng = np.random.default_rng(seed)
     inputs = draw(solver, size, n, rng, spectrum, entries)
     return inputs, np.ascontiguousarray(solver.solve(inputs))

@@ -84,9 +84,7 @@ class Transformer(nn.Module):
         Returns ids (N, n, n, k) on the CPU, the numbers (N, n, n) that these stand for (rounded, then canonical if the
         model reads canonical matrices), and what takes solutions of these to solutions of the rounded inputs.
         """
-        matrices = rounded(
-            inputs, self.options.reads
-        )  # before the order is decided, so that M and rounded M are read alike
+        matrices = rounded(inputs, self.options.reads)  # before the order: so M and rounded M are read alike
         matrices, restore = self.task.canonical(matrices) if self.options.canonical_input else (matrices, unchanged)
         return torch.from_numpy(self.read.encoding.encode(matrices)), matrices, restore
 
@@ -104,7 +102,7 @@ class Transformer(nn.Module):
         rows, columns = self.entries(inputs.device)
         x, mask = self.read(inputs[:, rows, columns])
         x = x + self.positions[0](self.read.places(rows), self.read.places(columns))
-        return self.through(self.encoder, self.norms[0], x, lambda layer, x: layer(x, mask=mask)), mask
+        return self.through(self.encoder, self.norms[0], x, None, mask), mask
 
     def decode(
         self,
@@ -115,19 +113,14 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """(B, L, width) embedded symbols, with their positions, -> (B, L, width) what the next ones are chosen from."""
         encoded, hidden = memory
-        return self.through(
-            self.decoder,
-            self.norms[1],
-            x,
-            lambda layer, x: layer(x, encoded, mask, hidden, caches[layer] if caches else None),
-        )
+        return self.through(self.decoder, self.norms[1], x, encoded, mask, hidden, caches=caches)
 
-    def through(self, layers: nn.ModuleList, norm: nn.Module, x: Tensor, apply) -> Tensor:
-        """All layers, with the one norm that stands before or after them."""
+    def through(self, layers: nn.ModuleList, norm: nn.Module, x: Tensor, *given, caches=None) -> Tensor:
+        """All layers, with the one norm that stands before or after them. given: memory and masks, see `Layer`."""
         after = self.options.block == "pre-norm"
         x = x if after else norm(x)
         for layer in layers:
-            x = apply(layer, x)
+            x = layer(x, *given, cache=caches[layer] if caches else None)
         return norm(x) if after else x
 
     def components_loss(self, memory: Tensor, components: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def flops(config: Config) -> float:
     """Floating-point operations of the matrix products of one training example, forward and backward."""
     model = Transformer(get_task(config.task), config.size, config.model)
     with FlopCounterMode(display=False) as counter:
-        model(*Batches(model, batch=1)[0]).backward()
+        model(*Batches(model, config, batch=1)[0]).backward()
     return counter.get_total_flops()
 
 

@@ -22,12 +22,13 @@ from ..data.matrices import LIMIT, MAX_SIZE
 from ..data.tasks import get_task
 from ..files import FileError
 from ..model.options import PAPER
+from ..model.tokens import END, TokenWriter, word_ids
 from ..model.transformer import Transformer
 from ..paths import RUNS
 from ..training import runs
 from ..training.config import RECIPES, Config, Phase
 
-TASKS = {"eigenvalues": "eigenvalues", "eigenvectors": "eigenvectors", "invert_matrix": "inversion"}
+OPERATIONS = {"eigenvalues": "eigenvalues", "eigenvectors": "eigenvectors", "invert_matrix": "inversion"}
 ENCODINGS = {"FP15,2,16": "FP15", "float,2,1000": "P1000", "float,2,10": "P10", "floatsymbol,2": "B1999"}
 
 
@@ -45,7 +46,7 @@ def configuration(saved: dict) -> Config:
         raise ValueError(f"it solves matrices of several sizes, {low} to {high}")
     if params["max_input_coeff"] != LIMIT or params["min_input_coeff"] > 0 or params["noisy_input"]:
         raise ValueError(f"its matrices have other entries than up to {LIMIT:g}, without noise")
-    task = get_task(option(params, "operation", TASKS))
+    task = get_task(option(params, "operation", OPERATIONS))
     model = {
         "embedding": option(params, "input_encoding", ENCODINGS),
         "output": option(params, "output_encoding", ENCODINGS),
@@ -65,14 +66,21 @@ def configuration(saved: dict) -> Config:
     return base.changed(**model)
 
 
-def block(old: dict[str, Tensor], kind: str, names: str) -> dict[str, Tensor]:
-    """Take out weight and bias of a norm, or of linear layers (names: such as "q_lin k_lin") put together as one."""
-    return {
-        part: torch.cat([old.pop(f"{name}.{part}") for name in names.split()])
-        if kind == "linear"
-        else old.pop(f"{names}.{part}")
-        for part in ("weight", "bias")
-    }
+# What the parts of a layer are called here, and there; where there are several, they are put together as one.
+LAYER = {
+    "attention.projection": [f"self_attention.{part}_lin" for part in "qkv"],
+    "attention.output": ["self_attention.out_lin"],
+    "feedforward.hidden": ["ffn.lin1"],
+    "feedforward.output": ["ffn.lin2"],
+    "norms.0": ["layer_norm1"],
+    "norms.1": ["layer_norm2"],
+}
+DECODER_LAYER = {
+    "cross.queries": ["cross_attention.q_lin"],
+    "cross.keys_values": [f"cross_attention.{part}_lin" for part in "kv"],
+    "cross.output": ["cross_attention.out_lin"],
+    "norms.2": ["layer_norm15"],
+}
 
 
 def renamed(old: dict[str, Tensor], decoder: bool, layers: int) -> dict[str, Tensor]:
@@ -80,28 +88,13 @@ def renamed(old: dict[str, Tensor], decoder: bool, layers: int) -> dict[str, Ten
     side, number, table = ("decoder", 1, "writer") if decoder else ("encoder", 0, "read")
     new = {f"{table}.table.weight": old.pop("embeddings.weight")}
     new[f"positions.{number}.places.weight"] = old.pop("position_embeddings.weight")
-    moved = {f"norms.{number}": ("norm", "layer_norm_emb")}
+    moved = {f"norms.{number}": ["layer_norm_emb"]}
     for i in range(layers):
-        here, there = f"{side}.{i}", f"layers.{i}"
-        attention = " ".join(f"{there}.self_attention.{part}_lin" for part in "qkv")
-        moved |= {
-            f"{here}.attention.projection": ("linear", attention),
-            f"{here}.attention.output": ("linear", f"{there}.self_attention.out_lin"),
-            f"{here}.feedforward.hidden": ("linear", f"{there}.ffn.lin1"),
-            f"{here}.feedforward.output": ("linear", f"{there}.ffn.lin2"),
-            f"{here}.norms.0": ("norm", f"{there}.layer_norm1"),
-            f"{here}.norms.1": ("norm", f"{there}.layer_norm2"),
-        }
-        if decoder:
-            keys_values = " ".join(f"{there}.cross_attention.{part}_lin" for part in "kv")
-            moved |= {
-                f"{here}.cross.queries": ("linear", f"{there}.cross_attention.q_lin"),
-                f"{here}.cross.keys_values": ("linear", keys_values),
-                f"{here}.cross.output": ("linear", f"{there}.cross_attention.out_lin"),
-                f"{here}.norms.2": ("norm", f"{there}.layer_norm15"),
-            }
-    for name, (kind, names) in moved.items():
-        new |= {f"{name}.{part}": tensor for part, tensor in block(old, kind, names).items()}
+        for name, parts in (LAYER | DECODER_LAYER if decoder else LAYER).items():
+            moved[f"{side}.{i}.{name}"] = [f"layers.{i}.{part}" for part in parts]
+    for name, parts in moved.items():
+        for kind in ("weight", "bias"):
+            new[f"{name}.{kind}"] = torch.cat([old.pop(f"{part}.{kind}") for part in parts])
     if decoder:
         if not torch.equal(old.pop("proj.weight"), new["writer.table.weight"]):
             raise ValueError("its output layer is not its table of embeddings")
@@ -167,19 +160,13 @@ def read_entries(text: str) -> list[tuple[np.ndarray, list[str], list[str]]]:
     return entries
 
 
-def solution(tokens: list[str], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What a sequence of tokens says, NaN for what does not decode or has another shape."""
-    written, opening = encoding(name), [f"V{k}" for k in (*shape, 1)[:2]]
-    numbers = tokens[2:]
-    if name == "P10":  # zero is shorter: each number begins with its sign
-        starts = [i for i, token in enumerate(numbers) if token in ("+", "-")]
-        parts = [numbers[i:j] for i, j in zip(starts, [*starts[1:], len(numbers)])]
-    else:
-        k = written.tokens_per_number
-        parts = [numbers[i : i + k] for i in range(0, len(numbers), k)]
-    if tokens[:2] != opening or len(parts) != np.prod(shape):
-        return np.full(shape, np.nan)
-    return written.values(parts).reshape(shape)
+def solutions(sequences: list[list[str]], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """(N, *shape) what sequences of tokens say, NaN for what does not decode or has another shape."""
+    words = word_ids(name)
+    writer = TokenWriter(words, shape, name, width=1)
+    padded = [[words.get(token, words["<pad>"]) for token in row] + [END] * writer.length for row in sequences]
+    ids = writer.solution(torch.tensor([row[: writer.length] for row in padded]), writer.numbers)
+    return writer.encoding.decode(ids.numpy()).reshape(-1, *shape)
 
 
 def import_predictions(path: Path, name: str) -> Path:
@@ -194,17 +181,13 @@ def import_predictions(path: Path, name: str) -> Path:
         entries = read_entries(path.read_text(encoding="utf-8"))
         inputs, target = np.stack([matrix for matrix, _, _ in entries]), entries[0][1]
         n = inputs.shape[-1]
-        tasks = {
-            (f"V{n}", f"V{n}"): "inversion",
-            (f"V{n + 1}", f"V{n}"): "eigenvectors",
-            (f"V{n}", "V1"): "eigenvalues",
-        }
+        shapes = {task: get_task(task).target_shape(n) for task in OPERATIONS.values()}
+        tasks = [task for task, shape in shapes.items() if target[:2] == [f"V{k}" for k in (*shape, 1)[:2]]]
         styles = [style for style in ENCODINGS.values() if set(target[2:]) <= set(encoding(style).vocabulary)]
-        if tuple(target[:2]) not in tasks or not styles:
+        if not tasks or not styles:
             raise ValueError(f"no task of {n}x{n} matrices has the target {' '.join(target)[:60]}")
-        task = get_task(tasks[tuple(target[:2])])
-        shape = task.target_shape(n)
-        targets, predictions = (np.stack([solution(entry[k], styles[0], shape) for entry in entries]) for k in (1, 2))
+        task, style = tasks[0], styles[0]
+        targets, predictions = (solutions([entry[k] for entry in entries], style, shapes[task]) for k in (1, 2))
         if (missing := np.isnan(targets).reshape(len(targets), -1).any(1)).any():
             raise ValueError(f"prediction {int(missing.argmax())} has a target that does not decode")
     except (OSError, ValueError) as error:
@@ -213,5 +196,5 @@ def import_predictions(path: Path, name: str) -> Path:
         raise FileError(f"{place} exists: choose another --name")
     table = {**columns("input", inputs), **columns("target", targets), **columns("prediction", predictions)}
     place.parent.mkdir(parents=True, exist_ok=True)
-    files.write({place: parquet(table, {"task": task.name, "size": str(n), "source": path.name})})
+    files.write({place: parquet(table, {"task": task, "size": str(n), "source": path.name})})
     return place

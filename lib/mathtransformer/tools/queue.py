@@ -60,11 +60,11 @@ class Job:
     def done(self, config: Config) -> bool:
         """Whether the run is finished. FileError if what stands there has other options than `config`."""
         try:
-            if not self.run.is_dir() or begun(self.run) != "finished":
+            if begun(self.run) != "finished":
                 return False
         except FileError:  # damaged: its own training will say so, and the others go on
             return False
-        check_same(self.run, load_run(self.run).info["config"], config)
+        check_same(self.run, load_run(self.run).config, config)
         return True
 
     def __call__(self) -> None:

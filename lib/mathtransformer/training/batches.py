@@ -8,6 +8,7 @@ import torch
 from ..data.encodings import rounded
 from ..data.tasks import draw
 from ..model.transformer import Transformer
+from .config import Config
 
 BLOCK = 64  # steps whose examples are drawn together, since drawing is faster in large batches
 
@@ -19,30 +20,19 @@ class Batches:
     different parts of the same batches, so that their number does not change what is learned from.
     """
 
-    def __init__(
-        self,
-        model: Transformer,
-        batch: int,
-        seed: int = 0,
-        spectrum: str = "semicircle",
-        entries: str = "uniform",
-        exact_targets: bool = True,
-        canonical_sign: bool = True,
-        rows: slice = slice(None),
-    ):
-        self.model, self.batch, self.seed, self.rows = model, batch, seed, rows
-        self.problem, self.exact_targets, self.canonical_sign = (spectrum, entries), exact_targets, canonical_sign
+    def __init__(self, model: Transformer, config: Config, batch: int, rows: slice = slice(None)):
+        self.model, self.config, self.batch, self.rows = model, config, batch, rows
         self.block, self.number = None, -1
 
     def draw(self, number: int) -> list[torch.Tensor]:
-        model, n = self.model, self.model.size
-        rng = np.random.default_rng([self.seed, number])
-        inputs = draw(model.task, n, BLOCK * self.batch, rng, *self.problem)
+        model, config, n = self.model, self.config, self.model.size
+        rng = np.random.default_rng([config.seed, number])
+        inputs = draw(model.task, n, BLOCK * self.batch, rng, config.spectrum, config.entries)
         inputs = inputs.reshape(BLOCK, self.batch, n, n)[:, self.rows].reshape(-1, n, n)
         ids, read, _ = model.ids(inputs)
-        solvable = model.task.solvable(read) if self.exact_targets else np.zeros(len(read), bool)
+        solvable = model.task.solvable(read) if config.training.exact_targets else np.zeros(len(read), bool)
         solved = read if solvable.all() else np.where(solvable[:, None, None], read, self.canonical(inputs))
-        lesson = model.task.lesson(solved, model.options.cotrain, self.canonical_sign)
+        lesson = model.task.lesson(solved, model.options.cotrain, config.training.canonical_sign)
         parts = [ids, torch.from_numpy(model.writer.encoding.encode(lesson))]
         if model.options.components:
             parts.append(torch.from_numpy(model.task.components(solved).astype(np.float32)))

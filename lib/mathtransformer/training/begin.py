@@ -22,15 +22,6 @@ from .trainer import Trainer
 log = logging.getLogger("mathtransformer")
 
 
-def choose_device(device: str) -> str:
-    """What "auto" means here; ValueError for "cuda" where there is none."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
-    return device
-
-
 def take_up(trainer: Trainer, begun: str | None) -> None:
     """Go on from what was begun, or begin, in all processes at the same step."""
     if begun == "checkpoint":
@@ -70,32 +61,29 @@ def train(
     if folder is None:
         raise ValueError("give the folder that the run is to be in")
     if threads is not None:
-        whole_number("threads", threads, 1, 4096)
+        torch.set_num_threads(whole_number("threads", threads, 1, 4096))
     if not save_every > 0:
         raise ValueError(f"save_every must be positive, got {save_every}")
-    folder, group = Path(folder), Group.join(choose_device(device))
+    folder, group = Path(folder), Group.join(device)
     if group.first:
         runs.prepare(folder)
     with files.lock(folder) if group.first else nullcontext():
         if group.first:
-            files.remove_partials(folder, (*runs.EVERYTHING, "model-*.safetensors"))
+            files.remove(folder, *(f".{name}.*" for name in runs.EVERYTHING))  # half-written by one that was killed
         force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
         begun = None if force else runs.begun(folder)
         if begun == "finished":
-            runs.check_same(folder, runs.load_run(folder).info["config"], config)
+            runs.check_same(folder, runs.load_run(folder).config, config)
             (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
             log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
             return 0
-        if threads:
-            torch.set_num_threads(threads)
         # Probabilities below 1e-38 become zero: some processors take a hundred times as long for each. A 5x5 step took
         # 250 ms instead of 125 after 370,000 examples. Before the first product, since threads inherit it.
         torch.set_flush_denormal(True)
         trainer = Trainer(config, folder, group=group, compiled=compiled)
         take_up(trainer, begun)
         if group.first and force:  # now that all is well
-            for path in (*(folder / name for name in runs.EVERYTHING), *folder.glob("model-*.safetensors")):
-                path.unlink(missing_ok=True)
+            files.remove(folder, *runs.EVERYTHING)
         status = trainer.run(save_every, show)
         group.leave()
         return status

@@ -22,7 +22,14 @@ class Group:
 
     @classmethod
     def join(cls, device: str) -> Group:
-        """Join the processes that torchrun started. device: "cpu" (gloo) or "cuda" (nccl, one GPU a process)."""
+        """Join the processes that torchrun started. device: "cpu" (gloo), "cuda" (nccl, one GPU a process), or "auto".
+
+        ValueError for "cuda" where there is none.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
             return cls(device=device)
         if device == "cuda":

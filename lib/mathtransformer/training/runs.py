@@ -38,7 +38,7 @@ from .config import Config
 
 PUBLISHED = ("model.safetensors", "run.json", "log.csv")
 CHECKPOINT = "checkpoint.safetensors"
-EVERYTHING = (*PUBLISHED, files.SUMS, CHECKPOINT)
+EVERYTHING = ("model*.safetensors", *PUBLISHED[1:], files.SUMS, CHECKPOINT)  # patterns of names
 FORMAT = 2  # raised when runs of an older version can no longer be read
 LARGEST_FILE = 9_000_000  # bytes
 LARGEST = 9.995e8  # entries from here on have no FP15 token
@@ -77,7 +77,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """(tensors, state) as saved. FileError if the file is damaged or of another version."""
+    """(tensors, state) as saved, its "config" as a Config. FileError if the file is damaged or of another version."""
     path = folder / CHECKPOINT
     try:
         with safe_open(path, "pt") as file:
@@ -87,18 +87,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
         if about["sha256"] != hashlib.sha256(save(tensors) + about["state"].encode()).hexdigest():
             raise ValueError("wrong checksum")
-        return tensors, json.loads(about["state"])
+        state = json.loads(about["state"])
+        return tensors, {**state, "config": Config.from_json(state["config"])}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): delete it, or train again with --force") from None
 
 
-def check_same(folder: Path, old: dict, config: Config) -> None:
+def check_same(folder: Path, old: Config, config: Config) -> None:
     """FileError, naming the differences, unless a run was begun with this configuration."""
-    try:
-        differences = Config.from_json(old).differences(config)
-    except ValueError as error:
-        raise FileError(f"{folder}: {error}") from None
-    if differences:
+    if differences := old.differences(config):
         raise FileError(
             f"{folder} was begun with other options ({differences}): choose another --out, or --force to begin anew"
         )
@@ -249,17 +246,17 @@ class Run:
 def find(name_or_path: str | Path) -> Path:
     """The folder of a run: a bare name means one of data/runs first, and a folder here only if that has no such run."""
     folder = Path(name_or_path)
-    bare = len(folder.parts) == 1 and not str(name_or_path).startswith(".")
-    known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
-    if bare and folder.name in known:
-        return RUNS / folder.name
-    if os.path.isdir(folder) and not (bare and not (folder / "run.json").exists()):  # os: names may be too long
-        return folder
-    if bare and not known:
-        raise FileError(f"no run {folder.name!r}: {RUNS} has none; MATHTRANSFORMER_HOME says where data/ is")
-    if bare:
-        choose("run", folder.name, known)
-    raise FileError(f"{str(folder)!r} is not a folder")
+    if len(folder.parts) == 1 and not str(name_or_path).startswith("."):
+        known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+        if folder.name in known:
+            return RUNS / folder.name
+        if not os.path.isfile(folder / "run.json"):  # os: names may be too long
+            if not known:
+                raise FileError(f"no run {folder.name!r}: {RUNS} has none; MATHTRANSFORMER_HOME says where data/ is")
+            choose("run", folder.name, known)
+    elif not os.path.isdir(folder):
+        raise FileError(f"{str(folder)!r} is not a folder")
+    return folder
 
 
 def load_run(name_or_path: str | Path) -> Run:

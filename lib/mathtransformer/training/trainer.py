@@ -69,10 +69,8 @@ class Trainer:
         self.batches = self.make_batches()
 
     def make_batches(self) -> Batches:
-        config, batch = self.config, self.current.batch
-        problem = {name: getattr(config, name) for name in ("seed", "spectrum", "entries")}
-        options = {name: getattr(config.training, name) for name in ("exact_targets", "canonical_sign")}
-        return Batches(self.model, batch, **problem, **options, rows=self.group.share(batch))
+        batch = self.current.batch
+        return Batches(self.model, self.config, batch, self.group.share(batch))
 
     @property
     def current(self) -> Phase:
@@ -209,7 +207,7 @@ class Trainer:
     def restart(self) -> None:
         """Go on from published weights, at their place in the phases: new optimizer state, a new warm-up."""
         run = runs.load_run(self.folder)
-        runs.check_same(self.folder, run.info["config"], self.config)
+        runs.check_same(self.folder, run.config, self.config)
         self.model.load_state_dict(run.model.state_dict())
         self.step, self.examples, self.seconds = (run.info[name] for name in ("steps", "examples", "seconds"))
         self.phase, self.began, self.log.rows = run.info["phase"], run.info["began"], run.log.to_dict("records")
