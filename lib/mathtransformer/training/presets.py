@@ -70,7 +70,12 @@ PRESETS: dict[str, Preset] = {
         ),
         problems=50_000,
     ),
-    **{f"eigenvalues-5x5-{spectrum}": eigenvalues(5, spectrum, {"examples": 400_000}) for spectrum in SPECTRA},
+    **{
+        f"eigenvalues-5x5-{spectrum}": eigenvalues(
+            5, spectrum, {"examples": 200_000 if spectrum in ("positive2", "marcenko") else 400_000}
+        )
+        for spectrum in SPECTRA
+    },
     "eigenvalues-5x5-plain": eigenvalues(5, "semicircle", {"examples": 300_000}, canonical_input=False, cotrain=False),
     # From the solutions alone: nothing but their tokens is learned from.
     "eigenvectors-5x5": Preset(
