@@ -77,7 +77,7 @@ def test_notebooks_are_saved_as_run(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs and not any(o["output_type"] == "error" or o.get("name") == "stderr" for o in outputs)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    saved = re.findall(r'save\(figure, "(\w+)"\)', "".join("".join(cell["source"]) for cell in code))
+    saved = re.findall(r'save\(figure, (?:PREFIX \+ )?"(\w+)"\)', "".join("".join(cell["source"]) for cell in code))
     assert all((ROOT / "figures" / f"{name}.png").exists() for name in saved)
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert saved and len(shown) >= len(saved)
