@@ -195,6 +195,19 @@ def test_headline_one_sweep_or_step_repairs_most_answers():
     assert shares("inversion-3x3", newton)[0] == pytest.approx(0.9655, abs=0.003)
 
 
+def test_what_a_sweep_leaves_at_3x3_is_one_wrong_sign():
+    _, inputs, targets, answers = (part[:10_000] for part in load_predictions("eigenvectors-3x3"))
+    task = get_task("eigenvectors")
+    left = task.error(inputs, targets, jacobi(inputs, answers)) >= 0.01
+    inputs, answers, best = inputs[left], answers[left], np.inf
+    for row, column in np.ndindex(3, 3):
+        changed = answers.copy()
+        changed[:, 1 + row, column] *= -1
+        best = np.minimum(best, residual(task, inputs, polar(inputs, changed)))
+    assert 30 <= len(inputs) <= 46 and (best < 0.05).mean() > 0.95
+    assert residual(task, inputs, polar(inputs, answers)).min() > 0.05
+
+
 def test_equivalent_problems_help_and_bring_scaled_matrices_back():
     run = load_run("eigenvectors-3x3")
     inputs = load_predictions("eigenvectors-3x3")[1][:200]
