@@ -1,4 +1,4 @@
-"""What failures are compared with: answers to a noisy matrix, and a check that needs no right answer.
+"""What failures are compared with: answers to a noisy matrix.
 
 Source: first-order perturbation theory of symmetric matrices, Stewart and Sun, Matrix Perturbation Theory (1990). With
 M v_i = lambda_i v_i, M + E has the eigenvalues lambda_i + v_i^T E v_i and the eigenvectors
@@ -44,15 +44,3 @@ def mixing(inputs: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.
     coefficients = vectors.mT @ predictions[:, 1:]
     turned = sign(np.diagonal(coefficients, axis1=1, axis2=2))
     return coefficients * turned[:, None], eigenvalues[:, None] - eigenvalues[:, :, None]
-
-
-def least_error(inputs: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """(N, n, n), (N, n) predicted eigenvalues p -> (N,) what their relative error is at least; infinite with a NaN.
-
-    The trace of M is the sum of its eigenvalues and its Frobenius norm the length of their vector, so that with
-    D = sum |p - lambda|: |tr M - sum p| <= D and | |M|_F - |p| | <= D. And sum |lambda| <= sum |p| + D.
-    """
-    off = np.abs(np.trace(inputs, axis1=1, axis2=2) - predictions.sum(1))
-    off = np.maximum(off, np.abs(np.linalg.norm(inputs, axis=(1, 2)) - np.linalg.norm(predictions, axis=1)))
-    scale = np.abs(predictions).sum(1) + off
-    return np.nan_to_num(off / np.where(scale == 0, 1, scale), nan=np.inf)
