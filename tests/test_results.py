@@ -159,7 +159,8 @@ def test_5x5_eigenvalues_are_learned_from_the_solutions_alone():
         run = load_run(f"eigenvalues-5x5-{spectrum}")
         assert run.config.model.components == 0 and run.info["seconds"] < 45 * 60
         assert share(run.name, spectrum) > 0.98
-    assert share("eigenvalues-5x5-plain") < 0.1
+    # Eigenvalues alone, of matrices as they are: the curve is kept, the model is not.
+    assert pd.read_csv(TRACK.with_name("plain_5x5.csv"))["error_5%"].max() < 0.1
 
 
 def test_result_3_at_5x5():

@@ -76,9 +76,6 @@ PRESETS: dict[str, Preset] = {
         )
         for spectrum in SPECTRA
     },
-    "eigenvalues-5x5-plain": Preset(
-        Config.of("eigenvalues", 5, {"examples": 300_000}, canonical_input=False, cotrain=False)
-    ),
     # From the solutions alone: nothing but their tokens is learned from.
     "eigenvectors-5x5": Preset(
         Config.of("eigenvectors", 5, {"minutes": 90}, {"minutes": 30, "learning_rate": 1e-3, **LATE})
