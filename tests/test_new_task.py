@@ -57,7 +57,8 @@ class Projectors(Determinant):
 
 def trained(task, size, recipe, monkeypatch, folder, **options):
     monkeypatch.setitem(TASKS, task.name, task)
-    monkeypatch.setattr(progress, "PROBLEMS", 20)
+    monkeypatch.setattr(progress, "PROBLEMS", 10)
+    monkeypatch.setattr(progress, "SHARES", (0,))  # and at the end
     small = {"width": 16, "heads": 2, "encoder_layers": 1, "precision": "float32", **options}
     config = Config.of(task.name, size, {"examples": 24, "batch": 8}, recipe=recipe, **small)
     assert train(config, folder, compiled=False, show=False, threads=1) == 0
