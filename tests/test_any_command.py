@@ -86,7 +86,7 @@ def mistakes() -> list[tuple[str, list[str], list[str], str]]:
     for command, parser in commands().items():
         actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
         needed = [a for a in actions if a.dest == "preset"]
-        right = PRESETS if needed else []
+        right = PRESETS if needed else [str(FILE)] if any(a.dest == "file" for a in actions) else []
         for action in actions:
             about = [action.dest, action.dest.replace("_", "-"), *action.option_strings, *NAMED.get(action.dest, [])]
             for wrong in mistakes_with(action):
