@@ -256,8 +256,8 @@ def run_queue(arguments: argparse.Namespace) -> int:
 def run_import(arguments: argparse.Namespace) -> int:
     from .tools.published import import_model, import_predictions
 
-    taken = import_model(arguments.file, arguments.out) if arguments.out else None
-    print(taken or import_predictions(arguments.file, arguments.name))
+    file, out = arguments.file, arguments.out
+    print(import_model(file, out) if out else import_predictions(file, arguments.name))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,23 +14,13 @@ from ..checks import whole_number
 from ..files import FileError
 from ..paths import RUNS
 from . import runs
+from .compiling import numbers_next_to_zero_as_zero
 from .config import Config
 from .distributed import Group
 from .presets import get_preset
 from .trainer import Trainer
 
 log = logging.getLogger("mathtransformer")
-
-
-@contextmanager
-def numbers_next_to_zero_as_zero():
-    """Some processors take a hundred times as long for each number below 1e-38, such as the probabilities of a good
-    model: a 5x5 step took 250 ms instead of 125 after 370,000 examples (LOG.md). Elsewhere such numbers are kept."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def take_up(trainer: Trainer, begun: str | None) -> None:
