@@ -8,14 +8,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mathtransformer import load_run
-from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict
+from mathtransformer.analysis import predictions
+from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict, read
 from mathtransformer.data.encodings import rounded
 from mathtransformer.data.matrices import SPECTRA
 from mathtransformer.data.tasks import get_task
 from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
 from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
-from mathtransformer.paths import RUNS
+from mathtransformer.paths import PROBLEMS, RUNS
 from mathtransformer.tools.track import TRACK
 from mathtransformer.training.presets import PRESETS, run_name
 
@@ -239,3 +240,15 @@ def test_canonical_matrices_and_components_pay_in_every_seed():
     assert len(canonical_only) >= 3
     assert canonical_only.max() < rows["eigenvalues-5x5", 2.5, f"canonical_input=False {eigenvalues}"].min() - 0.4
     assert rows["inversion-3x3", 10, f"optimizer=adamw {both}"].min() > rows["inversion-3x3", 10, both].max() + 0.05
+
+
+def test_targets_that_are_not_stored_are_exact_and_other_matrices_are_refused(monkeypatch):
+    """Of Wigner and square matrices, which another LAPACK draws alike."""
+    task, inputs, targets, _ = load_predictions("inversion-3x3")
+    table = read(PROBLEMS / "inversion-3x3-semicircle.parquet")[0]
+    assert not any(name.startswith("target") for name in table) and len(table) == len(inputs) == 50_000
+    rounding = np.abs(inputs @ targets - np.eye(3)).max((1, 2)) / np.linalg.cond(inputs)
+    assert 1e-5 < np.median(rounding) < 2e-3  # targets are of the matrices before rounding
+    monkeypatch.setattr(predictions, "TEST_SEED", 7)
+    with pytest.raises(FileError, match="other matrices than are drawn here"):
+        load_predictions("inversion-3x3")
