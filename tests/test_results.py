@@ -250,5 +250,5 @@ def test_targets_that_are_not_stored_are_exact_and_other_matrices_are_refused(mo
     rounding = np.abs(inputs @ targets - np.eye(3)).max((1, 2)) / np.linalg.cond(inputs)
     assert 1e-5 < np.median(rounding) < 2e-3  # targets are of the matrices before rounding
     monkeypatch.setattr(predictions, "TEST_SEED", 7)
-    with pytest.raises(FileError, match="other matrices than are drawn here"):
+    with pytest.raises(FileError, match="other matrices are drawn here"):
         load_predictions("inversion-3x3")

@@ -101,33 +101,26 @@ def check_same(folder: Path, old: Config, config: Config) -> None:
         )
 
 
-def prepare(folder: Path) -> None:
-    """Make the run's folder ready to be written into, or raise FileError before any work is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write({folder / "writable": b""})
-        (folder / "writable").unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
-
-
-def begun(folder: Path) -> str | None:
-    """What a training can go on from: its "checkpoint", the "published" weights of one that was cut short, or nothing
-    more, since it is "finished". None for a folder without a run. The further of checkpoint and published counts.
+def begun(folder: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """What a training can go on from, (tensors, state): its checkpoint, or published weights where there is no
+    checkpoint, or an older one. None for a folder without a run. Only the state of published weights says "finished".
 
     FileError for a damaged run.
     """
-    published = any((folder / name).exists() for name in (*PUBLISHED, files.SUMS))
-    if not (folder / CHECKPOINT).exists():
-        return None if not published else "finished" if load_run(folder).info["finished"] else "published"
-    steps = load_checkpoint(folder)[1]["step"]
+    saved = load_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
+    if not any((folder / name).exists() for name in (*PUBLISHED, files.SUMS)):
+        return saved
     try:
-        info = load_run(folder).info
-    except FileError:  # cut short while it was written: the checkpoint was written before
-        return "checkpoint"
-    if info["finished"]:
-        return "finished"
-    return "checkpoint" if steps >= info["steps"] else "published"
+        run = load_run(folder.resolve())
+    except FileError:
+        if saved is None:
+            raise
+        return saved  # cut short while it was published: the checkpoint was written before
+    if saved and not run.info["finished"] and saved[1]["step"] >= run.info["steps"]:
+        return saved
+    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    rows = run.log.to_dict("records")
+    return tensors, {**run.info, "config": run.config, "step": run.info["steps"], "log": {"rows": rows}}
 
 
 @dataclass
@@ -246,7 +239,7 @@ class Run:
 def find(name_or_path: str | Path) -> Path:
     """The folder of a run: a bare name means one of data/runs first, and a folder here only if that has no such run."""
     folder = Path(name_or_path)
-    if len(folder.parts) == 1 and not str(name_or_path).startswith("."):
+    if len(folder.parts) <= 1 and not str(name_or_path).startswith("."):
         known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
         if folder.name in known:
             return RUNS / folder.name
