@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from ..data.matrices import SPECTRA
 from ..evaluation.answers import judge, test_set
@@ -27,7 +29,8 @@ class Progress:
     """Rows of log.csv, and when to add one. Evaluations take about a tenth of a training's time at most,
     or ten seconds.
 
-    rows: one dict an evaluation. due: the number of the next of SHARES. seconds: what evaluations took.
+    rows: one dict an evaluation. due: the number of the next of SHARES. seconds: what evaluations took. watch: called
+    with all rows, as a table, after each evaluation.
     """
 
     def __init__(self, model: Transformer, spectrum: str, entries: str):
@@ -39,6 +42,7 @@ class Progress:
         self.rows: list[dict] = []
         self.losses: list[float] = []
         self.due, self.seconds = 0, 0.0
+        self.watch: Callable[[pd.DataFrame], object] | None = None
 
     def fit_to(self, minutes: float | None) -> None:
         """Take fewer problems, but 50, where the evaluations would take more than a tenth of a budget in minutes."""
@@ -76,4 +80,6 @@ class Progress:
         row |= {f"on_{name}_5%": float(share) for name, share in zip(self.others, right)}
         self.losses = []
         self.rows.append(row)
+        if self.watch is not None:
+            self.watch(pd.DataFrame(self.rows))
         self.seconds += time.perf_counter() - begun
