@@ -80,6 +80,6 @@ class Progress:
         row |= {f"on_{name}_5%": float(share) for name, share in zip(self.others, right)}
         self.losses = []
         self.rows.append(row)
+        self.seconds += time.perf_counter() - begun
         if self.watch is not None:
             self.watch(pd.DataFrame(self.rows))
-        self.seconds += time.perf_counter() - begun
