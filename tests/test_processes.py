@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mathtransformer import __main__ as cli
-from mathtransformer import load_run
+from mathtransformer import files, load_run
 from mathtransformer.files import FileError
 from mathtransformer.paths import RUNS
 from mathtransformer.tools import queue as queues
@@ -204,6 +204,26 @@ def test_the_queue_through_submitit(tmp_path):
     assert [job.result() for job in submitted] == [None, None]
     assert not queues.waiting_for(trainings)
     assert queues.submit(trainings, tmp_path / "log", cluster="local") == []
+
+
+HOLD = """
+import pathlib, sys, time
+from mathtransformer.files import lock
+with lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(4)
+"""
+
+
+def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
+    """Such as by the child of a queue that was killed."""
+    trainings, folder = queue(tmp_path, "inversion-2x2"), tmp_path / "inversion-2x2"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n" and files.is_locked(folder)
+        begun = time.monotonic()
+        assert queues.run_here(trainings, 1) == 0
+    assert time.monotonic() - begun > 3.5 and not queues.waiting_for(trainings)
 
 
 def test_wrong_queues_are_refused(tmp_path, capsys):

@@ -141,23 +141,24 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(tmp_path):
 
 
 def test_evaluations_keep_to_the_budget(tmp_path, monkeypatch):
-    """Where they would take longer than the training, few are made."""
-    judge = progress.judge
+    """Where one would take longer than the training, it takes fewer problems, and few are made."""
+    judge, asked = progress.judge, []
 
     def slow(model, inputs, targets):
+        asked.append(len(inputs))
         time.sleep(0.002 * len(inputs))
         return judge(model, inputs, targets)
 
     monkeypatch.setattr(progress, "judge", slow)
     monkeypatch.setattr(progress, "FREE", 0.0)
-    monkeypatch.setattr(progress, "PROBLEMS", 50)
     training = Trainer(tiny().changed(minutes=0.1, batch=BATCH), tmp_path, compiled=False)
     assert training.run(save_every=60, show=False) == 0
     once = training.log.seconds / len(training.log.rows)
-    assert once > 0.1 and load_run(tmp_path).log.problems.eq(50).all()
+    assert once > 0.1 and set(asked) == {50, 50 + 7 * 5}
     # A tenth of the training, and the evaluations at its beginning and end.
     assert training.log.seconds < 0.1 * training.seconds + 3 * once
     assert len(training.log.rows) < 12  # of 28
+    assert load_run(tmp_path).log.problems.eq(50).all()
 
 
 @pytest.mark.parametrize("work", ["compile", "judge"])

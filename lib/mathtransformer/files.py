@@ -96,3 +96,12 @@ def lock(folder: Path, wait: bool = False):
         yield
     finally:
         held.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process is writing into a folder now."""
+    try:
+        with lock(folder):
+            return False
+    except FileError:
+        return True

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import FileError
+from ..files import FileError, is_locked
 from ..training.config import Config
 from ..training.runs import check_same, load_run
 
@@ -40,6 +40,9 @@ class Job:
         check_same(self.run, run.config, self.config)
         return run.info["finished"]
 
+    def locked(self) -> bool:
+        return self.run.is_dir() and is_locked(self.run)
+
     def __call__(self) -> None:
         subprocess.run(self.command(), check=True)
 
@@ -60,8 +63,9 @@ def run_here(jobs: list[Job], at_once: int) -> int:
     waiting, running, failed = waiting_for(jobs), {}, False
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
+            # A run may be locked by the child of a queue that was killed: then it waits.
+            for job in [job for job in waiting if not job.locked()][: at_once - len(running)]:
+                waiting.remove(job)
                 running[job] = subprocess.Popen(job.command())
             for job, process in list(running.items()):
                 if process.poll() is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from .. import files
@@ -33,13 +35,15 @@ def train(
     compiled: bool = True,
     show: bool = True,
     save_every: float = 60.0,
+    watch: Callable[[pd.DataFrame], object] | None = None,
 ) -> int:
     """Train one model into `folder`, going on with what was begun there. Returns 0, or 128 + the signal's number if it
     was cut short (and saved).
 
     config: a Config, or the name of a preset, whose folder is by default that of data/runs. force: train anew, over
     what is there. device: "cpu", "cuda" or "auto". threads: of the CPU; None leaves PyTorch's own number. compiled: use
-    torch.compile. show: a progress bar. save_every: seconds between checkpoints.
+    torch.compile. show: a progress bar. save_every: seconds between checkpoints. watch: called after each evaluation
+    with the log so far, a table like log.csv, to draw it, say.
 
     Raises ValueError for unfit arguments, FileError (a ValueError) for a folder that cannot be trained into, and
     FloatingPointError if loss or gradient is no longer finite.
@@ -65,6 +69,7 @@ def train(
                 log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
                 return 0
         trainer = Trainer(config, folder, group=group, compiled=compiled)
+        trainer.log.watch = watch
         if begun is not None:
             trainer.restore(*begun)
         elif config.start is not None:

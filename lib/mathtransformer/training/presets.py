@@ -77,19 +77,18 @@ PRESETS: dict[str, Preset] = {
         )
         for spectrum in SPECTRA
     },
-    # From the solutions alone: nothing but their tokens is learned from. The half-trained one is a checkpoint of it.
-    **dict.fromkeys(
-        ("eigenvectors-5x5", "eigenvectors-5x5-half"),
-        Preset(
-            Config.of(
-                "eigenvectors",
-                5,
-                {"minutes": 80, "decay": 0.01},
-                {"minutes": 45, "learning_rate": 1.5e-3, **LATE},
-                width=256,
-            ),
-            problems=50_000,
-        ),
+    # From the solutions alone: nothing but their tokens is learned from.
+    "eigenvectors-5x5": Preset(
+        Config.of("eigenvectors", 5, {"minutes": 90}, {"minutes": 30, "learning_rate": 1e-3, **LATE})
+    ),
+    "eigenvectors-5x5-wide": Preset(
+        Config.of(
+            "eigenvectors",
+            5,
+            {"minutes": 80, "decay": 0.01},
+            {"minutes": 45, "learning_rate": 1.5e-3, **LATE},
+            width=256,
+        )
     ),
     "eigenvectors-5x5-components": Preset(
         Config.of(

@@ -224,6 +224,8 @@ class Trainer:
             try:
                 with signals.at_once():
                     self.compile()
+                    if first:
+                        self.log.fit_to(self.current.minutes)
             except Interrupted as stop:
                 log.info("%s: %s before it began", name, stop)
                 return stop.status
