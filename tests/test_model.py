@@ -104,7 +104,7 @@ def test_split_ids():
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(4))
-def test_choose_is_the_mode_or_the_median_of_all_numbers(seed):
+def test_choose_is_the_mode_or_a_quantile_of_all_numbers(seed):
     """Against the whole distribution over 28,801 numbers, written out."""
     torch.manual_seed(seed)
     head, x = NumberHead(8, "median").double(), torch.randn(1, 50, 8, dtype=torch.float64)
@@ -119,11 +119,13 @@ def test_choose_is_the_mode_or_the_median_of_all_numbers(seed):
         joint[:, 1 + 900 * (c - 1) : 1 + 900 * c] = shares[:, c, None] * mantissas
     order = np.argsort(values)
     below = joint.numpy()[:, order].cumsum(1)
-    expected = values[order][(below < 0.5).sum(1)]
-    chosen = encoding("FP15").decode(head(x)[0, :, None].numpy())
-    assert len(np.unique(expected)) > 20 and (expected < 0).any() and (expected > 0).any()
-    assert (chosen == expected).mean() >= 0.98  # the order of summation may move one by a mantissa
-    np.testing.assert_allclose(chosen, expected, rtol=0.011)
+    for level in (0.25, 0.5, 0.75):
+        expected = values[order][(below < level).sum(1)]
+        chosen = encoding("FP15").decode(head.quantile(x, level)[0, :, None].numpy())
+        assert len(np.unique(expected)) > 20 and (expected < 0).any() and (expected > 0).any()
+        assert (chosen == expected).mean() >= 0.98  # the order of summation may move one by a mantissa
+        np.testing.assert_allclose(chosen, expected, rtol=0.011)
+    assert torch.equal(head(x), head.quantile(x, 0.5))
     head.decoding = "greedy"
     classes, mantissas = split_ids(head(x)[0])
     assert torch.equal(classes, shares.argmax(-1))

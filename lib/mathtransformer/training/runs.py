@@ -29,7 +29,7 @@ from .. import files
 from ..checks import as_matrices, as_numbers, choose, whole_number
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
-from ..evaluation.answers import answer, answer_at_any_scale, largest_entry
+from ..evaluation.answers import Certainty, answer, answer_at_any_scale, certainty, largest_entry
 from ..evaluation.solving import Solved, solve, view
 from ..files import FileError
 from ..model.transformer import Transformer
@@ -177,15 +177,28 @@ class Run:
         whose columns may have either sign; inversion (N, n, n). A model may write eigenvalues out of order, and the
         less it knows the more often it does: they are returned as written. NaN where a number does not decode.
         any_scale: models that read canonical matrices see one that is larger or smaller than those of their training on
-        the scale of these (`answers.answer_at_any_scale`).
+        the scale of these (`answers.at_usual_scale`).
         Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
         unfit inputs.
         """
+        inputs, batch, usual = self.asked(inputs, batch, any_scale)
+        if usual is not None:
+            return answer_at_any_scale(self.model, inputs, usual, batch)
+        return answer(self.model, inputs, batch)
+
+    def certainty(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> Certainty:
+        """`predict`, with how sure the model is of each number: see `answers.Certainty`. Arguments and errors as of
+        `predict`; ValueError for a model that writes tokens: `log_probabilities` can be asked of its answers."""
+        if self.config.model.output != "number":
+            raise ValueError(f"{self.name} writes tokens, not numbers: see log_probabilities")
+        return certainty(self.model, *self.asked(inputs, batch, any_scale))
+
+    def asked(self, inputs, batch: int, any_scale: bool) -> tuple[np.ndarray, int, np.ndarray | None]:
+        """Arguments of `predict`, checked; and the usual largest entries, if a scale may be changed to theirs."""
         inputs = self.checked(inputs)
         batch = min(whole_number("batch", batch, 1), max(len(inputs), 1))
-        if any_scale and self.config.model.canonical_input and self.model.task.rescaled:
-            return answer_at_any_scale(self.model, inputs, self.usual, batch)
-        return answer(self.model, inputs, batch)
+        scaled = any_scale and self.config.model.canonical_input and self.model.task.rescaled
+        return inputs, batch, self.usual if scaled else None
 
     def solve(self, inputs, tolerance: float = 0.05, tries: int = 1, repair=(), seed: int = 0) -> Solved:
         """`predict`, checked: returns answers, residual, ok and asked, see `solving.Solved` and `repair.residual`. Of
@@ -212,7 +225,8 @@ class Run:
     def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
         """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
         token of the encoded target and of the end, the target being fed in. For output="number" a token is a number.
-        ValueError for models that read canonical matrices or write more (cotrain): that is another solution.
+        ValueError for models that read canonical matrices or write more (cotrain): that is another solution. Of their
+        own answers, see `certainty`.
 
         inputs: as for `predict`. targets: (N, *target shape). Tokens that a shorter target lacks have 0.
         """
