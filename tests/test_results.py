@@ -252,3 +252,15 @@ def test_targets_that_are_not_stored_are_exact_and_other_matrices_are_refused(mo
     monkeypatch.setattr(predictions, "TEST_SEED", 7)
     with pytest.raises(FileError, match="other matrices are drawn here"):
         load_predictions("inversion-3x3")
+
+
+def test_a_random_scale_makes_the_semicircle_generalise():
+    """data/results/changed_training_3x3.csv: trainings of notebook 03."""
+    changed = pd.read_csv(TRACK.with_name("changed_training_3x3.csv"))
+    assert set(changed.tested) == set(SPECTRA) and changed.groupby("change").seed.nunique().min() >= 2
+    others = changed[changed.tested != "semicircle"]
+    means = (others.right / others.n).groupby(others.change).mean()
+    stored = {name: np.mean([share(f"eigenvalues-3x3-{name}", other) for other in set(SPECTRA) - {"semicircle"}])
+              for name in ("semicircle", "laplace")}  # fmt: skip
+    assert stored["semicircle"] < 0.6 and stored["laplace"] > 0.99
+    assert 0.9 < means["random scale"] < stored["laplace"] and means["normal entries"] > 0.85
