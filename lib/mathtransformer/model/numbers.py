@@ -135,7 +135,7 @@ class NumberHead(nn.Module):
         """(B, L, width), classes (B, L) of sign and exponent -> logits (B, L, 900)."""
         seen = F.relu(self.hidden(x) + self.seen(classes)).square()
         with torch.autocast(x.device.type, enabled=False):  # logits grow large, and bfloat16 has two or three digits
-            return self.mantissa(seen.float())
+            return self.mantissa(seen.to(self.mantissa.weight.dtype))
 
     def loss(self, x: Tensor, ids: Tensor) -> Tensor:
         """(B, L, width), FP15 ids (B, L) -> mean over numbers of the cross-entropy in nats, both parts together."""
