@@ -41,6 +41,12 @@ def test_answers_of_other_weights_are_refused_and_never_replaced(tmp_path):
     assert path == folder / "predictions-on-semicircle.parquet"
     assert path_of(RUNS / "eigenvectors-3x3-half", "semicircle").read_bytes() == before
     assert len(judged(folder)) == 20 and judged(folder).error.lt(0.05).mean() > 0.8
+    path = predict(load_run(folder), 20, "laplace")  # of which there are no stored problems
+    _, inputs, targets, _ = load_predictions(folder, "laplace")
+    again, solved = test_set(get_task("eigenvectors"), 3, 20, "laplace", seed=2_000_000)
+    np.testing.assert_allclose(inputs, again, rtol=1e-12)
+    np.testing.assert_allclose(targets, solved, rtol=1e-6, atol=1e-6)
+    assert path == folder / "predictions-on-laplace.parquet" and len(list(folder.glob("*.parquet"))) == 2
     for name in ("model.safetensors", "run.json", "log.csv", "SHA256SUMS"):
         shutil.copy(RUNS / "eigenvectors-3x3-half" / name, folder / name)
     with pytest.raises(FileError, match="made by other weights"):
