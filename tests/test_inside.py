@@ -5,16 +5,20 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from mathtransformer import load_run, sample
+from mathtransformer import load_run, properties, sample
 from mathtransformer.analysis.inside import (
-    activations,
     answers,
+    attention_patterns,
     forced,
     patched,
     probe,
     random_weights,
+    residual_stream,
     without_heads,
 )
+from mathtransformer.data.tasks import get_task
+
+VECTORS = get_task("eigenvectors")
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +30,13 @@ def small():
 
 
 def same(found, expected):
-    """Number by number. Where two numbers are equally likely, a matrix at another place of a batch may get the other."""
+    """Number by number. Where two numbers are equally likely, the place in the batch may decide."""
     return found.shape == expected.shape and (found == expected).mean() > 0.995
 
 
 def test_activations_have_the_right_shapes_and_begin_with_what_is_embedded(small):
     model, matrices, _ = small
-    stages, patterns = activations(model, matrices)
+    stages = residual_stream(model, matrices)
     assert stages.shape == (5, 60, 6, 128)
     rows, columns = model.entries()
     ids = model.ids(matrices)[0][:, rows, columns]
@@ -41,10 +45,9 @@ def test_activations_have_the_right_shapes_and_begin_with_what_is_embedded(small
         memory = model.encode(model.ids(matrices)[0])[0]
     np.testing.assert_allclose(stages[0], embedded.numpy(), atol=1e-5)
     np.testing.assert_allclose(model.norms[0](torch.from_numpy(stages[-1])).detach(), memory, atol=1e-4)
-    assert list(patterns) == [f"encoder.{k}.attention" for k in range(4)] + ["decoder.0.cross"]
-    assert patterns["encoder.3.attention"].shape == (60, 8, 6, 6)
-    assert patterns["decoder.0.cross"].shape == (60, 8, 12, 6)
-    for pattern in patterns.values():
+    patterns = attention_patterns(model, matrices, [model.encoder[3].attention, model.decoder[0].cross])
+    assert [pattern.shape for pattern in patterns] == [(60, 8, 6, 6), (60, 8, 12, 6)]
+    for pattern in patterns:
         np.testing.assert_allclose(pattern.sum(-1), 1, atol=1e-5)
 
 
@@ -115,3 +118,41 @@ def test_random_weights_are_the_same_numbers_elsewhere(small):
         old = model.state_dict()[name]
         assert torch.equal(weight.flatten().sort().values, old.flatten().sort().values)
     assert not torch.equal(mixed.encoder[1].feedforward.hidden.weight, model.encoder[1].feedforward.hidden.weight)
+
+
+@pytest.fixture(scope="module", params=["eigenvectors-5x5", "eigenvectors-3x3"])
+def model_and_matrices(request):
+    run = load_run(request.param)
+    return run.model, run.model.ids(sample("eigenvectors", run.config.size, 600, 1)[0])[1]
+
+
+def test_eigenvalues_come_over_several_layers(model_and_matrices):
+    model, matrices = model_and_matrices
+    values = np.linalg.eigvalsh(matrices)
+    found = [r2_score(values, probe(x.mean(1), values)) for x in residual_stream(model, matrices)]
+    assert found[0] < 0.5 and found[1] < 0.9 and found[-1] > 0.95
+    control = residual_stream(random_weights(model), matrices)
+    assert max(r2_score(values, probe(x.mean(1), values)) for x in control) < 0.5
+
+
+def test_encoder_makes_eigenvalues_and_decoder_makes_norms(model_and_matrices):
+    model, matrices = model_and_matrices[0], model_and_matrices[1][:100]
+
+    def right(attention):
+        found = answers(model, matrices, without_heads(attention, [*range(attention.heads)]))
+        table = properties("eigenvectors", matrices, VECTORS.solve(matrices), found)
+        return (table.eigenvalues < 0.05).mean(), (table.norm < 0.05).mean()
+
+    eigenvalues, norms = right(model.encoder[1].attention)
+    assert eigenvalues < 0.6 and norms > 0.8
+    eigenvalues, norms = right(model.decoder[0].attention)
+    assert eigenvalues > 0.4 and norms < 0.2
+
+
+def test_the_diagonal_holds_the_eigenvalues_at_the_end(model_and_matrices):
+    model, matrices = model_and_matrices[0], model_and_matrices[1][:100]
+    own, donors = answers(model, matrices), np.roll(np.arange(100), 1)
+    diagonal = np.flatnonzero(np.equal(*(part.numpy() for part in model.entries())))
+    moved = answers(model, matrices, patched(model, len(model.encoder), donors, diagonal)) - own
+    way = own[donors] - own
+    assert np.median((moved * way)[:, 0].sum(1) / (way[:, 0] ** 2).sum(1)) > 0.6

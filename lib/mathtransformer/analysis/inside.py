@@ -5,7 +5,6 @@ out. Matrices (N, n, n) are given as the model reads them (`Transformer.ids`) an
 """
 
 import copy
-from collections.abc import Callable
 from itertools import count
 
 import numpy as np
@@ -20,7 +19,7 @@ from ..model.layers import Attention
 from ..model.transformer import Transformer
 
 
-def at_stage(model: Transformer, stage: int, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+def at_stage(model: Transformer, stage: int, change) -> RemovableHandle:
     """A hook that replaces the encoder's activations x (N, L, width) at a stage by change(x)."""
     if stage == 0:
         return model.encoder[0].register_forward_pre_hook(lambda layer, given: (change(given[0]), *given[1:]))
@@ -35,17 +34,22 @@ def answers(model: Transformer, matrices: np.ndarray, *hooks: RemovableHandle) -
         [hook.remove() for hook in hooks]
 
 
-def activations(model: Transformer, matrices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What the encoder holds at each stage, (layers + 1, N, L, width), and by the module's name the patterns of
-    attention to what is read, (N, heads, queries, keys): of all encoder layers, then of all decoder layers."""
-    stages, seen = {}, {}
-    hooks = [at_stage(model, k, lambda x, k=k: stages.setdefault(k, x)) for k in range(len(model.encoder) + 1)]
-    for name, module in model.named_modules():
-        if isinstance(module, Attention) and (name.startswith("encoder") or name.endswith("cross")):
-            keep = seen.setdefault(name, []).append
-            hooks.append(module.pattern.register_forward_hook(lambda _, given, pattern, keep=keep: keep(pattern)))
+@torch.no_grad()
+def residual_stream(model: Transformer, matrices: np.ndarray) -> np.ndarray:
+    """What the encoder holds at each stage: (layers + 1, N, L, width), L the numbers that are read."""
+    kept: list[Tensor] = []
+    hooks = [at_stage(model, stage, lambda x: kept.append(x) or x) for stage in range(len(model.encoder) + 1)]
+    model.encode(model.ids(matrices)[0])
+    [hook.remove() for hook in hooks]
+    return torch.stack(kept).numpy()
+
+
+def attention_patterns(model: Transformer, matrices: np.ndarray, parts: list[Attention]) -> list[np.ndarray]:
+    """Of each part its patterns (N, heads, queries, keys), while the model answers: of encoder layers or `cross`."""
+    kept: list[list[Tensor]] = [[] for _ in parts]
+    hooks = [p.pattern.register_forward_hook(lambda _, given, x, k=k: k.append(x)) for p, k in zip(parts, kept)]
     answers(model, matrices, *hooks)
-    return torch.stack(list(stages.values())).numpy(), {k: torch.cat(parts, 2).numpy() for k, parts in seen.items()}
+    return [torch.cat(steps, 2).numpy() for steps in kept]
 
 
 def patched(model: Transformer, stage: int, donors, places=slice(None), basis=None) -> RemovableHandle:
@@ -74,8 +78,7 @@ def without_heads(attention: Attention, heads: list[int]) -> RemovableHandle:
 
 
 def forced(model: Transformer, written: np.ndarray, places: range) -> RemovableHandle:
-    """Numbers at these places, in the order of writing, become those of other answers (N, *target shape), whatever the
-    model would write. For output="number" only."""
+    """Numbers at these places, in the order of writing, become those of other answers. For output="number" only."""
     ids, steps = torch.from_numpy(model.writer.encoding.encode(written)).flatten(1), count()
     return model.writer.head.register_forward_hook(
         lambda head, given, chosen: ids[:, k, None] if (k := next(steps) % ids.shape[1]) in places else chosen
@@ -90,10 +93,9 @@ def random_weights(model: Transformer, seed: int = 0) -> Transformer:
     return mixed
 
 
-def probe(features: np.ndarray, targets: np.ndarray, folds: int = 3) -> np.ndarray:
+def probe(features: np.ndarray, targets: np.ndarray, strength: float = 0.01, folds: int = 3) -> np.ndarray:
     """(N, width), (N, k) -> (N, k) what ridge regression says of each part of the matrices when fitted to the others.
-    Features are centred and scaled to a mean squared length of 1, so that one strength of the ridge serves all."""
+    Features are centred and scaled to a mean squared length of 1, so that strengths compare."""
     features = features.astype(np.float64) - features.mean(0)
     features /= np.sqrt((features**2).sum(1).mean())
-    found = cross_val_predict(Ridge(0.01), features, targets, cv=KFold(folds, shuffle=True, random_state=0))
-    return found.reshape(targets.shape)
+    return cross_val_predict(Ridge(strength), features, targets, cv=KFold(folds, shuffle=True, random_state=0))
