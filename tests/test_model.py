@@ -209,3 +209,16 @@ def test_hooks_see_every_part_in_training_and_while_answering(recipe):
             for pattern in seen[name]:
                 assert pattern.shape[:2] == (5, 2)
                 torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))
+
+
+def test_logits_are_in_single_precision_where_all_else_is_bfloat16():
+    """A common offset of a thousand, which the loss does not see, leaves bfloat16 no digits for the rest."""
+    torch.manual_seed(0)
+    head = NumberHead(16)
+    with torch.no_grad():
+        head.mantissa.bias += 1000
+    x, ids = torch.randn(1, 40, 16), torch.randint(1, 900, (1, 40))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head.mantissas(x, torch.ones_like(ids))
+    assert logits.dtype is torch.float32
+    assert logits.std(-1).min() > 0.05 and logits.unique().numel() > 10_000  # bfloat16 has 4 apart at a thousand
