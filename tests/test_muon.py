@@ -5,9 +5,8 @@ import torch
 
 from mathtransformer.data.tasks import get_task
 from mathtransformer.model.transformer import Transformer
-from mathtransformer.training.optimizers import Muon, layer_matrices, orthogonal
+from mathtransformer.training.optimizers import Muon, layer_matrices, make_optimizers, orthogonal
 from mathtransformer.training.presets import PRESETS, get_preset
-from mathtransformer.training.trainer import make_optimizers
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 32, 8), (2, 8, 32)])
@@ -15,7 +14,7 @@ def test_orthogonal_keeps_singular_vectors_and_evens_singular_values(shape):
     torch.manual_seed(0)
     matrices = torch.randn(shape, dtype=torch.float64)
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
-    rotated = left.mT @ orthogonal(matrices) @ right.mT
+    rotated = left.mT @ orthogonal(matrices, torch.float64) @ right.mT
     evened = rotated.diagonal(dim1=-2, dim2=-1)
     assert (rotated - torch.diag_embed(evened)).abs().max() < 1e-9
     large = values > 0.01 * matrices.norm(dim=(-2, -1))[:, None]
@@ -42,9 +41,20 @@ def test_momentum_is_nesterovs():
 def test_every_weight_has_one_optimizer():
     config = get_preset("eigenvectors-5x5").config.changed(width=16, heads=2)
     model = Transformer(get_task("eigenvectors"), 5, config.model)
-    optimizers = make_optimizers(model, config.training)
+    optimizers = make_optimizers(model, config.training, bfloat16=True)
     given = [weights for optimizer in optimizers.values() for weights in optimizer.param_groups[0]["params"]]
     assert sorted(map(id, given)) == sorted(map(id, model.parameters()))
     # Encoder layers have attention (2) and feed-forward (2), decoder layers cross-attention (3) besides.
     assert len(layer_matrices(model)) == 4 * 4 + 7 == len(optimizers["muon"].param_groups[0]["params"])
-    assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].config.training)) == ["optimizer"]
+    assert optimizers["muon"].param_groups[0]["dtype"] is torch.bfloat16
+    assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].config.training, bfloat16=True)) == ["optimizer"]
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 8), (2, 8, 32)])
+def test_bfloat16_makes_nearly_the_same_steps(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    exact, fast = orthogonal(matrices), orthogonal(matrices, torch.bfloat16)
+    assert fast.dtype is torch.bfloat16 and exact.dtype is torch.float32
+    error = (fast - exact).square().mean() / exact.square().mean()
+    assert 1e-7 < error < 1e-2  # another precision, and no more than that

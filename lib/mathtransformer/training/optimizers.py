@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal before they are taken as steps (Jordan et al. 2024).
 
-torch.optim.Muon takes one matrix after the other, queries, keys and values as one, and in bfloat16: on a processor
-without bfloat16 a step of a 5x5 model took it 1.7 seconds, seventeen times as long as this one.
+torch.optim.Muon takes one matrix after the other, queries, keys and values as one, and always in bfloat16: on a
+processor without it a step of a 5x5 model took it 1.7 seconds, seventeen times as long as this one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """(N, m, n) -> (N, m, n) about U V^T, for matrices U diag(s) V^T."""
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(N, m, n) -> (N, m, n), of `dtype`, in which it is computed: about U V^T, for matrices U diag(s) V^T."""
     if matrices.shape[-2] > matrices.shape[-1]:
-        return orthogonal(matrices.mT).mT
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+        return orthogonal(matrices.mT, dtype).mT
+    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype, memory_format=torch.contiguous_format)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
@@ -37,8 +37,8 @@ def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
 class Muon(torch.optim.Optimizer):
     """Optimizer of matrices. The entries of each step have a root mean square of `lr`, the most that Adam's have."""
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, parameters, lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "dtype": dtype})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
                 momenta = torch.stack([self.momentum(weights, group["momentum"]) for weights in alike])
                 # Queries, keys and values are three matrices in one.
                 height = columns if rows == 3 * columns else rows
-                steps = orthogonal(momenta.view(-1, height, columns)) * max(height, columns) ** 0.5
+                steps = orthogonal(momenta.view(-1, height, columns), group["dtype"]) * max(height, columns) ** 0.5
                 for weights, step in zip(alike, steps.view(-1, rows, columns), strict=True):
                     weights.sub_(step, alpha=group["lr"])
 
@@ -63,9 +63,11 @@ class Muon(torch.optim.Optimizer):
         return weights.grad.lerp(state["mean"], momentum)
 
 
-def make_optimizers(model: nn.Module, training: TrainOptions) -> dict[str, torch.optim.Optimizer]:
-    """AdamW, and with the option "muon" that for the matrices of the layers. Learning rates are set at each step."""
+def make_optimizers(model: nn.Module, training: TrainOptions, bfloat16: bool) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, and with the option "muon" that for the matrices of the layers, in bfloat16 where that is fast. Learning
+    rates are set at each step."""
     matrices = layer_matrices(model) if training.optimizer == "muon" else []
     rest = [weights for weights in model.parameters() if not any(weights is other for other in matrices)]
     adamw = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, training.beta2), weight_decay=0.0, fused=True)
-    return {"optimizer": adamw} | ({"muon": Muon(matrices, lr=0.0)} if matrices else {})
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    return {"optimizer": adamw} | ({"muon": Muon(matrices, lr=0.0, dtype=dtype)} if matrices else {})

@@ -51,7 +51,6 @@ class Trainer:
         self.config, self.folder, self.group, self.compiled = config, folder, group or Group(), compiled
         self.device = torch.device(self.group.device)
         self.model = Transformer(get_task(config.task), config.size, config.model).to(self.device)
-        self.optimizers = make_optimizers(self.model, config.training)
         for phase in config.phases:
             self.group.share(phase.batch)
         self.log = Progress(self.model, config.spectrum, config.entries)
@@ -59,6 +58,7 @@ class Trainer:
         self.saved: int | None = None  # the step of the latest checkpoint
         # All processes in the same precision: single, if one of them is not faster in bfloat16.
         self.bfloat16 = not self.group.largest(not uses_bfloat16(config.training.precision, self.device))[0]
+        self.optimizers = make_optimizers(self.model, config.training, self.bfloat16)
         self.loss_function = None if compiled else self.group.wrap(self.model)  # see `compile`
         self.begin_phase(0)
 
