@@ -58,11 +58,17 @@ class Projectors(Determinant):
 def trained(task, size, recipe, monkeypatch, folder, **options):
     monkeypatch.setitem(TASKS, task.name, task)
     monkeypatch.setattr(progress, "PROBLEMS", 10)
-    monkeypatch.setattr(progress, "SHARES", (0,))  # and at the end
+    monkeypatch.setattr(progress, "SHARES", (1.0,))  # the end, besides the beginning
     small = {"width": 16, "heads": 2, "encoder_layers": 1, "precision": "float32", **options}
     config = Config.of(task.name, size, {"examples": 24, "batch": 8}, recipe=recipe, **small)
-    assert train(config, folder, compiled=False, show=False, threads=1) == 0
-    return load_run(folder)
+    watched = []
+    assert train(config, folder, compiled=False, show=False, threads=1, watch=watched.append) == 0
+    run = load_run(folder)
+    assert [table.step.tolist() for table in watched] == [[0], [0, 3]]
+    assert list(watched[-1]) == list(run.log) and watched[-1].loss.iloc[-1] == pytest.approx(
+        run.log.loss.iloc[-1], rel=1e-5
+    )
+    return run
 
 
 @pytest.mark.parametrize(("recipe", "components"), [("fast", 5.0), ("fast", 0.0), ("paper", 0.0)])
