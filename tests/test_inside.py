@@ -144,7 +144,7 @@ def test_encoder_makes_eigenvalues_and_decoder_makes_norms(model_and_matrices):
         return (table.eigenvalues < 0.05).mean(), (table.norm < 0.05).mean()
 
     eigenvalues, norms = right(model.encoder[1].attention)
-    assert eigenvalues < 0.6 and norms > 0.8
+    assert eigenvalues < 0.6 and norms > eigenvalues + 0.3
     eigenvalues, norms = right(model.decoder[0].attention)
     assert eigenvalues > 0.4 and norms < 0.2
 
