@@ -81,15 +81,6 @@ PRESETS: dict[str, Preset] = {
     "eigenvectors-5x5": Preset(
         Config.of("eigenvectors", 5, {"minutes": 90}, {"minutes": 30, "learning_rate": 1e-3, **LATE})
     ),
-    "eigenvectors-5x5-wide": Preset(
-        Config.of(
-            "eigenvectors",
-            5,
-            {"minutes": 80, "decay": 0.01},
-            {"minutes": 45, "learning_rate": 1.5e-3, **LATE},
-            width=256,
-        )
-    ),
     "eigenvectors-5x5-components": Preset(
         Config.of(
             "eigenvectors",
