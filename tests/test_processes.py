@@ -226,6 +226,19 @@ def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
     assert time.monotonic() - begun > 3.5 and not queues.waiting_for(trainings)
 
 
+def test_a_folder_that_cannot_be_locked_is_not_waited_for(tmp_path, monkeypatch):
+    """Else a queue would never end: the training itself says what is wrong."""
+
+    def refuse(lock):
+        raise OSError(30, "Read-only file system")
+
+    assert not files.is_locked(tmp_path / "none") and not (tmp_path / "none").exists()
+    (tmp_path / files.LOCK).touch()
+    assert not files.is_locked(tmp_path)
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    assert not files.is_locked(tmp_path)
+
+
 def test_wrong_queues_are_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="unknown preset"):
         queue(tmp_path, "eigenvectors-3x4")

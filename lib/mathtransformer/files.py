@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -101,7 +101,9 @@ def lock(folder: Path, wait: bool = False):
 def is_locked(folder: Path) -> bool:
     """Whether another process is writing into a folder now."""
     try:
-        with lock(folder):
+        with FileLock(folder / LOCK, timeout=0) if (folder / LOCK).exists() else nullcontext():
             return False
-    except FileError:
+    except Timeout:
         return True
+    except OSError:  # nothing can be written there: who tries will say so
+        return False

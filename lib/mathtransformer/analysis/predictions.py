@@ -83,22 +83,8 @@ def problems_path(task: str, size: int, spectrum: str, entries: str) -> Path:
     return PROBLEMS / f"{task}-{size}x{size}-{spectrum}{'' if entries == 'uniform' else '-' + entries}.parquet"
 
 
-def new_problems(task: str, size: int, n: int, spectrum: str, entries: str) -> tuple[np.ndarray, np.ndarray]:
+def new_problems(task: str, size: int, spectrum: str, entries: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     return test_set(get_task(task), size, n, spectrum, entries, TEST_SEED)
-
-
-def problems_of(table: pd.DataFrame, *problem: str | int) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs, targets) of a stored table. problem: task, size, n, spectrum and entries of the whole table.
-
-    Targets that it lacks are those of its matrices, drawn anew. FileError if these are others.
-    """
-    inputs = to_numbers(array(table, "input"))
-    if any(name.startswith("target") for name in table):
-        return inputs, array(table, "target").astype(np.float64)
-    drawn, targets = new_problems(*problem)
-    if (drawn != inputs).mean() > 1e-3:  # a few third digits may be rounded otherwise elsewhere
-        raise FileError("other matrices are drawn here than are stored: install the versions of requirements.txt")
-    return inputs, targets
 
 
 def problem_columns(inputs: np.ndarray, targets: np.ndarray, spectrum: str) -> dict[str, np.ndarray]:
@@ -109,9 +95,18 @@ def problem_columns(inputs: np.ndarray, targets: np.ndarray, spectrum: str) -> d
     return found | columns("target", targets.astype(np.float32))  # to seven digits, where a token has three
 
 
-def shared_problems(task: str, size: int, spectrum: str, entries: str) -> tuple[np.ndarray, np.ndarray]:
-    table, _ = read(problems_path(task, size, spectrum, entries))
-    return problems_of(table, task, size, len(table), spectrum, entries)
+def problems_of(table: pd.DataFrame, *problem: str | int) -> tuple[np.ndarray, np.ndarray]:
+    """(inputs, targets) of a stored table, whole. problem: task, size, spectrum and entries.
+
+    Targets that it lacks are those of its matrices, drawn anew. FileError if these are others.
+    """
+    inputs = to_numbers(array(table, "input"))
+    if any(name.startswith("target") for name in table):
+        return inputs, array(table, "target").astype(np.float64)
+    drawn, targets = new_problems(*problem, len(table))
+    if (drawn != inputs).mean() > 1e-3:  # a few third digits may be rounded otherwise elsewhere
+        raise FileError("other matrices are drawn here than are stored: install the versions of requirements.txt")
+    return inputs, targets
 
 
 def path_of(folder: Path, spectrum: str) -> Path:
@@ -141,12 +136,12 @@ def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
     choose("spectrum", spectrum, SPECTRA)
     problem = config.task, config.size, spectrum, config.entries
     path, shared, own = path_of(run.folder, spectrum), problems_path(*problem), {}
-    inputs, targets = new_problems(config.task, config.size, n, spectrum, config.entries)
     if path.parent == PREDICTIONS and not shared.exists():
-        store(shared, problem_columns(inputs, targets, spectrum), {"seed": str(TEST_SEED)})
+        store(shared, problem_columns(*new_problems(*problem, n), spectrum), {"seed": str(TEST_SEED)})
     if shared.exists() and pq.read_metadata(shared).num_rows >= n:
-        inputs = shared_problems(*problem)[0][:n]
+        inputs = to_numbers(array(read(shared)[0][:n], "input"))
     else:
+        inputs, targets = new_problems(*problem, n)
         own = problem_columns(inputs, targets, spectrum)
     about = {"task": config.task, "size": str(config.size), "spectrum": spectrum, "entries": config.entries}
     answers = columns("prediction", to_ids(answer(run.model, inputs)))
@@ -181,13 +176,10 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
     table, about = read(path)
     if about.get("weights") != weights:
         raise FileError(f"{path} was made by other weights than those in {folder}: make it anew with `{command}`")
-    task, size, n = about["task"], int(about.get("size", 0)), len(table)
-    problem = size, about.get("spectrum", ""), about.get("entries", "")
-    if "input_0_0" in table:
-        inputs, targets = problems_of(table, task, size, n, *problem[1:])
-    else:
-        inputs, targets = (part[:n] for part in shared_problems(task, *problem))
-    return task, inputs, targets, to_numbers(array(table, "prediction"))
+    problem = about["task"], int(about["size"]), about.get("spectrum"), about.get("entries")  # imported: not known
+    whole = table if "input_0_0" in table else read(problems_path(*problem))[0]
+    inputs, targets = (part[: len(table)] for part in problems_of(whole, *problem))
+    return about["task"], inputs, targets, to_numbers(array(table, "prediction"))
 
 
 def stored_seeds(run: str) -> list[str]:

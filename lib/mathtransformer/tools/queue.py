@@ -40,9 +40,6 @@ class Job:
         check_same(self.run, run.config, self.config)
         return run.info["finished"]
 
-    def locked(self) -> bool:
-        return self.run.is_dir() and is_locked(self.run)
-
     def __call__(self) -> None:
         subprocess.run(self.command(), check=True)
 
@@ -64,7 +61,7 @@ def run_here(jobs: list[Job], at_once: int) -> int:
     try:
         while waiting or running:
             # A run may be locked by the child of a queue that was killed: then it waits.
-            for job in [job for job in waiting if not job.locked()][: at_once - len(running)]:
+            for job in [job for job in waiting if not is_locked(job.run)][: at_once - len(running)]:
                 waiting.remove(job)
                 running[job] = subprocess.Popen(job.command())
             for job, process in list(running.items()):

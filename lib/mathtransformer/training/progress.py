@@ -36,7 +36,7 @@ class Progress:
     def __init__(self, model: Transformer, spectrum: str, entries: str):
         others = SPECTRA if model.task.symmetric else ()
         self.model, self.names, self.problems = model, list(others), PROBLEMS
-        sets = [(PROBLEMS, spectrum), *((PROBLEMS // SHARE_OF_OTHERS, name) for name in others)]
+        sets = [(PROBLEMS, spectrum), *((math.ceil(PROBLEMS / SHARE_OF_OTHERS), name) for name in others)]
         self.sets = [test_set(model.task, model.size, n, name, entries) for n, name in sets]
         self.rows: list[dict] = []
         self.losses: list[float] = []
