@@ -24,7 +24,7 @@ from mathtransformer.training.trainer import Trainer
 STEPS = 40  # of a training of `tiny`
 PROBLEMS = 20  # instead of 1000: most of the time of so short a training
 AFTER_EVERY_STEP = 1e-9  # seconds between two checkpoints
-WRITES = 1 + 5 * (STEPS + 1)  # a try before it begins, then five files after every step and at the end
+WRITES = 5 * (STEPS + 1)  # five files after every step and at the end
 FLAGS = ["--width", "16", "--heads", "2", "--encoder-layers", "1", "--no-compile", "--threads", "1", "--device", "cpu"]
 FLAGS += ["--components", "5", "--optimizer", "muon", "--precision", "float32"]
 

@@ -27,6 +27,13 @@ def test_a_training_is_measured(monkeypatch):
     operations = bench.flops(Config.of("inversion", 1))
     assert rates["GFLOP"] == pytest.approx(rates["examples"] * operations / 1e9)
     assert bench.ceiling(torch.float32, 0.1) > rates["GFLOP"]
+    # A step draws its share of a block, computes, and takes the optimizers' steps.
+    assert rates["drawing"] > 0 and 0 < rates["optimizers"] < 2 * rates["step"]
+    assert rates["step"] == pytest.approx(1e3 * 64 / rates["examples"])
+
+
+def test_the_processor_is_named():
+    assert len(bench.processor()) > 3 and "\n" not in bench.processor()
 
 
 original = bench.test_set

@@ -139,7 +139,7 @@ def test_a_disk_that_fails_for_a_while(whole, disk, monkeypatch, caplog, fault, 
     with fault(f"{disk.name(number)}, mended in time"):
         after_steps(monkeypatch, {10: lambda: disk.fail(number), 20: disk.mend})
         assert train(tiny(), disk.folder / "run", save_every=AFTER_EVERY_STEP) == 0
-        reason = f"({os.strerror(number)}): training goes on; the checkpoint of step 9 is intact"
+        reason = f"({os.strerror(number)}): the checkpoint of step 9 is intact; training goes on"
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert warnings == [f"could not save at step {step} {reason}" for step in range(10, 20)]
         assert result(disk.folder / "run") == whole
@@ -158,7 +158,7 @@ def test_a_disk_that_fails_until_the_end(whole, disk, monkeypatch, capsys, fault
             monkeypatch.setattr(Trainer, "publish", lambda self: (failing.get(self.step, int)(), publish(self)))
         assert command(folder) == 2
         message = capsys.readouterr().err.splitlines()[-1]
-        assert message.startswith(f"error: cannot write into {folder}: {os.strerror(number)}; ")
+        assert message.startswith(f"error: {folder}: could not save at step {STEPS} ({os.strerror(number)}): ")
         assert "give the same command again" in message
         assert runs.load_checkpoint(folder)[1]["step"] == saved
         assert load_run(folder).info["steps"] == min(saved, STEPS - 1)

@@ -139,9 +139,9 @@ def test_a_batch_is_dealt_evenly():
 
 
 def queue(folder, *names, options=f"{SMALL} --examples 320"):
-    """Jobs with the trainings that they are."""
-    jobs = [queues.Job.named(name, folder=folder, options=tuple(options.split())) for name in names]
-    return {job: cli.configure(cli.parser().parse_args(job.train_words())) for job in jobs}
+    arguments = cli.parser().parse_args(["queue", "--out", str(folder)])
+    arguments.options = options.split()
+    return [cli.job(name, arguments) for name in names]
 
 
 def test_the_queue_trains_all_and_does_nothing_twice(tmp_path):
@@ -161,26 +161,6 @@ def test_the_queue_trains_all_and_does_nothing_twice(tmp_path):
 def test_stored_runs_of_other_options_are_noticed_before_anything_begins():
     with pytest.raises(FileError, match="width: 128, now 16"):
         queues.run_here(queue(RUNS, "eigenvectors-3x3:1"), 1)
-
-
-HOLD = """
-import pathlib, sys, time
-from mathtransformer.files import lock
-with lock(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(4)
-"""
-
-
-def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
-    """Such as by the child of a queue that was killed."""
-    trainings, folder = queue(tmp_path, "inversion-2x2"), tmp_path / "inversion-2x2"
-    folder.mkdir()
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n" and files.is_locked(folder)
-        begun = time.monotonic()
-        assert queues.run_here(trainings, 1) == 0
-    assert time.monotonic() - begun > 3.5 and not queues.waiting_for(trainings)
 
 
 def test_a_failure_does_not_stop_the_queue(tmp_path):
@@ -226,9 +206,31 @@ def test_the_queue_through_submitit(tmp_path):
     assert queues.submit(trainings, tmp_path / "log", cluster="local") == []
 
 
-def test_wrong_queues_are_refused(tmp_path):
-    for name, message in (("eigenvectors-3x4", "unknown preset"), ("inversion-2x2:one", "whole number")):
-        with pytest.raises(ValueError, match=message):
-            queues.Job.named(name)
+HOLD = """
+import pathlib, sys, time
+from mathtransformer.files import lock
+with lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(4)
+"""
+
+
+def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
+    """Such as by the child of a queue that was killed."""
+    trainings, folder = queue(tmp_path, "inversion-2x2"), tmp_path / "inversion-2x2"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n" and files.is_locked(folder)
+        begun = time.monotonic()
+        assert queues.run_here(trainings, 1) == 0
+    assert time.monotonic() - begun > 3.5 and not queues.waiting_for(trainings)
+
+
+def test_wrong_queues_are_refused(tmp_path, capsys):
+    with pytest.raises(ValueError, match="unknown preset"):
+        queue(tmp_path, "eigenvectors-3x4")
+    with pytest.raises(SystemExit):
+        queue(tmp_path, "inversion-2x2:one")
+    assert "--seed: invalid int value: 'one'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="cannot submit to slurm"):
         queues.submit(queue(tmp_path, "inversion-2x2"), tmp_path)

@@ -70,7 +70,7 @@ def test_imports_run_one_way():
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) == 9
+    assert len(NOTEBOOKS) == 10
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

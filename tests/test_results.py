@@ -8,14 +8,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mathtransformer import load_run
-from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict
+from mathtransformer.analysis import predictions
+from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict, read
 from mathtransformer.data.encodings import rounded
 from mathtransformer.data.matrices import SPECTRA
 from mathtransformer.data.tasks import get_task
 from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
 from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
-from mathtransformer.paths import RUNS
+from mathtransformer.paths import PROBLEMS, RUNS
 from mathtransformer.tools.track import TRACK
 from mathtransformer.training.presets import PRESETS, run_name
 
@@ -40,6 +41,12 @@ def test_answers_of_other_weights_are_refused_and_never_replaced(tmp_path):
     assert path == folder / "predictions-on-semicircle.parquet"
     assert path_of(RUNS / "eigenvectors-3x3-half", "semicircle").read_bytes() == before
     assert len(judged(folder)) == 20 and judged(folder).error.lt(0.05).mean() > 0.8
+    path = predict(load_run(folder), 20, "laplace")  # of which there are no stored problems
+    _, inputs, targets, _ = load_predictions(folder, "laplace")
+    again, solved = test_set(get_task("eigenvectors"), 3, 20, "laplace", seed=2_000_000)
+    np.testing.assert_allclose(inputs, again, rtol=1e-12)
+    np.testing.assert_allclose(targets, solved, rtol=1e-6, atol=1e-6)
+    assert path == folder / "predictions-on-laplace.parquet" and len(list(folder.glob("*.parquet"))) == 2
     for name in ("model.safetensors", "run.json", "log.csv", "SHA256SUMS"):
         shutil.copy(RUNS / "eigenvectors-3x3-half" / name, folder / name)
     with pytest.raises(FileError, match="made by other weights"):
@@ -239,3 +246,27 @@ def test_canonical_matrices_and_components_pay_in_every_seed():
     assert len(canonical_only) >= 3
     assert canonical_only.max() < rows["eigenvalues-5x5", 2.5, f"canonical_input=False {eigenvalues}"].min() - 0.4
     assert rows["inversion-3x3", 10, f"optimizer=adamw {both}"].min() > rows["inversion-3x3", 10, both].max() + 0.05
+
+
+def test_targets_that_are_not_stored_are_exact_and_other_matrices_are_refused(monkeypatch):
+    """Of Wigner and square matrices, which another LAPACK draws alike."""
+    task, inputs, targets, _ = load_predictions("inversion-3x3")
+    table = read(PROBLEMS / "inversion-3x3-semicircle.parquet")[0]
+    assert not any(name.startswith("target") for name in table) and len(table) == len(inputs) == 50_000
+    rounding = np.abs(inputs @ targets - np.eye(3)).max((1, 2)) / np.linalg.cond(inputs)
+    assert 1e-5 < np.median(rounding) < 2e-3  # targets are of the matrices before rounding
+    monkeypatch.setattr(predictions, "TEST_SEED", 7)
+    with pytest.raises(FileError, match="other matrices are drawn here"):
+        load_predictions("inversion-3x3")
+
+
+def test_a_random_scale_makes_the_semicircle_generalise():
+    """data/results/changed_training_3x3.csv: trainings of notebook 03."""
+    changed = pd.read_csv(TRACK.with_name("changed_training_3x3.csv"))
+    assert set(changed.tested) == set(SPECTRA) and changed.groupby("change").seed.nunique().min() >= 2
+    others = changed[changed.tested != "semicircle"]
+    means = (others.right / others.n).groupby(others.change).mean()
+    stored = {name: np.mean([share(f"eigenvalues-3x3-{name}", other) for other in set(SPECTRA) - {"semicircle"}])
+              for name in ("semicircle", "laplace")}  # fmt: skip
+    assert stored["semicircle"] < 0.6 and stored["laplace"] > 0.99
+    assert 0.9 < means["random scale"] < stored["laplace"] and means["normal entries"] > 0.85

@@ -12,14 +12,16 @@ from small import cut, tiny, train, weights
 
 from mathtransformer import files, load_run, sample
 from mathtransformer.files import FileError
-from mathtransformer.training import runs
+from mathtransformer.training import progress, runs
 from mathtransformer.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert train(tiny(), folder) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "FREE", 1e9)  # every evaluation, however slow the machine
+        assert train(tiny(), folder) == 0
     return folder
 
 
@@ -98,10 +100,10 @@ def test_unknown_run_names_the_near_ones():
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    def refuse(contents):
+    def refuse(lock):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files, "write", refuse)
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
     with pytest.raises(FileError, match="cannot write into.*Permission denied.*--out"):
         train(tiny(), tmp_path / "run")
 
@@ -155,7 +157,7 @@ def test_published_weights_go_on_at_their_place(tmp_path, caplog):
     folder = cut(tmp_path / "run")
     (folder / runs.CHECKPOINT).unlink()  # as on another machine
     begun = Trainer(tiny(), folder, compiled=False)
-    begun.restart()
+    begun.restore(*runs.begun(folder))
     assert begun.step == 20 and begun.progress == pytest.approx(0.5)
     assert begun.learning_rate == pytest.approx(2e-3 / 200)  # a warm-up of its own
     assert train(tiny(), folder) == 0 and "going on from the weights of step 20" in caplog.text
@@ -167,10 +169,10 @@ def test_published_weights_go_on_at_their_place(tmp_path, caplog):
 def test_the_further_of_checkpoint_and_published_counts(tmp_path):
     """A newer run may come with `git pull`, while an older checkpoint is still here."""
     old, new = cut(tmp_path / "old", 10), cut(tmp_path / "new", 20)
-    assert runs.begun(new) == "checkpoint"
+    assert "finished" not in runs.begun(new)[1]
     for name in (*runs.PUBLISHED, files.SUMS):
         shutil.copy(new / name, old / name)
-    assert runs.begun(old) == "published"
+    assert runs.begun(old)[1]["finished"] is False and runs.begun(old)[1]["step"] == 20
     assert train(tiny(), old) == 0 and load_run(old).info["restarts"][0]["step"] == 20
 
 

@@ -12,6 +12,7 @@ import torch
 from mathtransformer import files
 from mathtransformer.training.distributed import Group
 from mathtransformer.training.presets import PRESETS
+from mathtransformer.training.runs import begun
 from mathtransformer.training.trainer import Trainer
 
 TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16, "examples": 16 * 200}
@@ -25,7 +26,7 @@ if __name__ == "__main__":
         files.write = None  # the first process alone may write
     trainer = Trainer(PRESETS["eigenvectors-3x3"].config.changed(**TINY), folder, group=group, compiled=False)
     if (folder / "checkpoint.safetensors").exists():
-        trainer.restore()
+        trainer.restore(*begun(folder))
     first_examples = trainer.batches[trainer.step][0].tolist()
     losses = list(trainer.log.losses)
     while trainer.step < steps:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from . import interrupts
+import signal
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # before the imports that take seconds
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback from the imports, which take seconds
 
 import argparse
-import contextlib
-import io
 import logging
 import math
 import os
-import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from .checks import choose, whole_number
+from . import interrupts
 from .data.matrices import ENTRIES, SPECTRA
 from .data.tasks import TASKS
 from .model.options import PAPER, ModelOptions
@@ -26,16 +23,19 @@ from .paths import RUNS
 from .training.config import RECIPES, Config, Phase, TrainOptions
 from .training.presets import PRESETS, Preset, get_preset, preset_of_run, run_name
 
+# The modules that need PyTorch are imported where they are used, so that `list` and errors need not wait for it.
+
 OPTIONS = {"the model": ModelOptions, "the optimisation": TrainOptions, "the schedule": Phase}
+NAMES = {field.name for kind in OPTIONS.values() for field in fields(kind)} | {"seed", "entries", "start", "phases"}
 PROBLEM = ("task", "size", "spectrum", "recipe")
+HOW = ("device", "threads", "compiled", "show")
 
 
 def count(text: str) -> int:
-    """The type of an option that counts threads and the like."""
-    try:
-        return whole_number("it", int(text), 1, 4096)  # more is a slip
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error!s:.80}") from None
+    """The type of an option that counts. argparse makes one line of its ValueError, as of those below."""
+    if not 1 <= int(text) <= 1_000_000:  # more is a slip
+        raise ValueError
+    return int(text)
 
 
 def duration(text: str) -> float:
@@ -48,14 +48,12 @@ def duration(text: str) -> float:
 def folder(text: str) -> Path:
     """The type of an option that names a folder, which need not exist."""
     try:
-        os.stat(text)
-    except FileNotFoundError as error:
+        os.scandir(text).close()
+    except FileNotFoundError:
         if not text:
-            raise argparse.ArgumentTypeError("a name is needed") from error
-    except (OSError, ValueError) as error:  # of the system's, and for names with a null byte
-        raise argparse.ArgumentTypeError(getattr(error, "strerror", None) or error) from None
-    if os.path.isfile(text):
-        raise argparse.ArgumentTypeError(f"{text} is no folder")
+            raise ValueError from None
+    except OSError as error:  # a file, or a name that cannot be
+        raise argparse.ArgumentTypeError(error.strerror) from None
     return Path(text)
 
 
@@ -66,13 +64,11 @@ def existing(text: str) -> Path:
     return Path(text)
 
 
-def phase(text: str) -> dict:
-    """ "minutes=45,batch=256" -> {"minutes": 45.0, "batch": 256}; ValueError for others."""
+def phase(text: str) -> Phase:
+    """The type of the option --phase, such as "minutes=45,batch=256"."""
     types = {"examples": int, "minutes": float, "batch": int, "learning_rate": float, "decay": float}
     words = {name.strip().replace("-", "_"): value for name, value in (word.split("=") for word in text.split(","))}
-    for name in words:
-        choose("option of a phase", name, types)
-    return {name: types[name](value) for name, value in words.items()}
+    return Phase(**{name: types.get(name, str)(value) for name, value in words.items()})
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,7 +89,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", metavar="RUN", help="begin with the weights of this run, of any size")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=count, help="CPU threads (two trainings of one thread beat one of two)")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
+    switch = {"action": argparse.BooleanOptionalAction}
+    parser.add_argument("--compile", dest="compiled", default=True, help="use torch.compile", **switch)
+    parser.add_argument("--bar", dest="show", default=sys.stderr.isatty(), help="show a progress bar", **switch)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="budget in minutes of training")
     budget.add_argument("--examples", type=int, help="budget in examples")
@@ -102,10 +100,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         for option in fields(kind):
             flag, of = f"--{option.name.replace('_', '-')}", type(option.default)
             if of is bool:
-                group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+                group.add_argument(flag, default=None, **switch)
             elif option.default is not None:
                 group.add_argument(flag, type=of, metavar=of.__name__)
-    group.add_argument("--phase", action="append", type=phase, metavar="OPTIONS", help="as minutes=9,batch=256")
+    group.add_argument("--phase", dest="phases", action="append", type=phase, help="as minutes=9,batch=256")
 
 
 def add_queue(parser: argparse.ArgumentParser) -> None:
@@ -125,48 +123,45 @@ def add_queue(parser: argparse.ArgumentParser) -> None:
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="python -m mathtransformer", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train a model, going on with what was begun in its folder")
+
+    def add(name: str, run, about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about)
+        command.set_defaults(do=run)
+        return command
+
+    train = add("train", run_training, "train a model, going on with what was begun in its folder")
     add_training(train)
     train.add_argument("--out", type=folder, help="the run's folder (default for a preset: data/runs/PRESET[-seedN])")
     train.add_argument("--force", action="store_true", help="train anew, over what is there")
     train.add_argument("--save-every", type=float, default=60, metavar="SECONDS", help="between two checkpoints")
-    train.add_argument("--bar", action=argparse.BooleanOptionalAction, help="progress bar (default: on a terminal)")
-    add_queue(commands.add_parser("queue", help="train many, some at a time, here or on a Slurm cluster"))
-    add_training(commands.add_parser("track", help="train, judge, and add a row to data/results/recipe_track.csv"))
-    predict = commands.add_parser("predict", help="solve fresh problems with runs, and store the answers")
+    add_queue(add("queue", run_queue, "train many, some at a time, here or on a Slurm cluster"))
+    add_training(add("track", run_track, "train, judge, and add a row to data/results/recipe_track.csv"))
+    predict = add("predict", run_predictions, "solve fresh problems with runs, and store the answers")
     predict.add_argument("run", nargs="*", help="names or folders (default: all that lack current answers)")
     predict.add_argument("--spectrum", choices=SPECTRA, help="of the problems (default: the preset's, or the run's)")
-    predict.add_argument("--problems", type=int, help="how many (default: the preset's, or 10,000)")
-    bench = commands.add_parser("bench", help="measure this machine")
+    predict.add_argument("--problems", type=count, help="how many (default: the preset's, or 10,000)")
+    bench = add("bench", run_bench, "measure this machine")
     bench.add_argument("--seconds", type=duration, default=2.0, help="time for each measurement")
     bench.add_argument("--threads", type=count, default=1)
     bench.add_argument("--csv", action="store_true", help="print the table as csv, too")
-    take = commands.add_parser("import", help="take over a released model, or released predictions")
+    take = add("import", run_import, "take over a released model, or released predictions")
     take.add_argument("file", type=existing, help="MODEL.pth with --out, PREDICTIONS.pred with --name")
     what = take.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=folder, help="the folder of the run that the model becomes")
     what.add_argument("--name", help="what the predictions are called in data/predictions")
-    commands.add_parser("list", help="list the presets")
+    add("list", run_listing, "list the presets")
     return top
 
 
 def configure(arguments: argparse.Namespace) -> Config:
-    """The training that was asked for. ValueError, TypeError or FileError, naming what is wrong."""
-    from .training.runs import find
-
+    """The training that was asked for. ValueError or TypeError, naming what is wrong."""
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     problem = {name: given[name] for name in PROBLEM if name in given}
-    names = {field.name for kind in OPTIONS.values() for field in fields(kind)} | {"seed", "entries", "start"}
-    options = {name: given[name] for name in names if name in given}
-    try:
-        if "start" in given:
-            find(given["start"] or "''")
-    except ValueError as error:
-        raise ValueError(f"--start: {error}") from None
-    if "phase" in given:
+    options = {name: given[name] for name in NAMES if name in given}
+    if "phases" in options:
         if options.keys() & {field.name for field in fields(Phase)}:
             raise ValueError("--phase says what --examples, --minutes, --batch, --learning-rate and --decay would say")
-        options["phases"] = tuple(Phase(**values) for values in given["phase"])
+        options["phases"] = tuple(options["phases"])
     if "preset" in given:
         if problem:
             raise ValueError(f"{arguments.preset} says what --{', --'.join(problem)} would say: leave one of them out")
@@ -176,29 +171,24 @@ def configure(arguments: argparse.Namespace) -> Config:
     return Config.of(**problem, **options)
 
 
-def how(arguments: argparse.Namespace) -> dict:
-    names = {"device": arguments.device, "threads": arguments.threads, "compiled": arguments.compile}
-    bar = getattr(arguments, "bar", None)
-    return {**names, "show": sys.stderr.isatty() if bar is None else bar}
-
-
 def run_training(arguments: argparse.Namespace) -> int:
     config = configure(arguments)
     if arguments.out is None and arguments.preset is None:
         raise ValueError("say with --out where the run is to be")
-    from .training.begin import train  # here, so that `list` and errors need not wait for the compiler's imports
+    from .training.begin import train
 
     out = arguments.out or RUNS / run_name(arguments.preset, config.seed)
-    return train(config, out, force=arguments.force, **how(arguments), save_every=arguments.save_every)
+    how = {name: getattr(arguments, name) for name in (*HOW, "force", "save_every")}
+    return train(config, out, **how)
 
 
 def run_track(arguments: argparse.Namespace) -> int:
     config = configure(arguments)
     from .tools import track
 
-    name = arguments.preset or "-".join([config.task, f"{config.size}x{config.size}", config.spectrum])
+    name = arguments.preset or f"{config.task}-{config.size}x{config.size}-{config.spectrum}"
     recipe = arguments.recipe or ("paper" if config.model == PAPER else "fast")
-    row = track.measure(name, config, recipe, **how(arguments))
+    row = track.measure(name, config, recipe, **{name: getattr(arguments, name) for name in HOW})
     print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)  # first: the disk may be full
     track.add(row)
     return 0
@@ -208,8 +198,6 @@ def run_predictions(arguments: argparse.Namespace) -> int:
     from .analysis.predictions import is_current, predict
     from .training.runs import find, load_run
 
-    if arguments.problems is not None:
-        whole_number("problems", arguments.problems, 1, 1_000_000)
     for path in [find(name) for name in arguments.run] or sorted(path.parent for path in RUNS.glob("*/run.json")):
         run = load_run(path)
         known = preset_of_run(run.name) if path.parent == RUNS else None
@@ -233,23 +221,28 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def job(name: str, arguments: argparse.Namespace):
+    """PRESET or PRESET:SEED as a queue.Job, with the options of the queue. Errors as `train` has them."""
+    from .tools.queue import Job
+
+    preset, _, seed = name.partition(":")
+    words = ["train", preset, f"--seed={seed or 0}", f"--threads={arguments.threads}", "--no-bar", *arguments.options]
+    config = configure(parser().parse_args(words))
+    run = arguments.out / run_name(preset, config.seed)
+    return Job(run, config, (*words, f"--out={run}"))
+
+
 def run_queue(arguments: argparse.Namespace) -> int:
     from .tools import queue
 
-    settings = {"folder": arguments.out, "threads": arguments.threads, "options": tuple(arguments.options)}
-    jobs = {}
-    for job in (queue.Job.named(name, **settings) for name in arguments.name or queue.default_names()):
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                jobs[job] = configure(parser().parse_args(job.train_words()))
-        except SystemExit:
-            raise ValueError(f"`train` has no such option or value: {shlex.join(arguments.options)}") from None
+    all_names = [f"{name}:{seed}" for name, preset in PRESETS.items() for seed in preset.seeds]
+    jobs = [job(name, arguments) for name in arguments.name or all_names]
     if arguments.slurm is None:
         return queue.run_here(jobs, arguments.at_once)
     wanted = {"slurm_partition": arguments.partition, "gpus_per_node": arguments.gpus}
-    wanted = {name: value for name, value in wanted.items() if value}
-    for job in queue.submit(jobs, arguments.slurm, hours=arguments.hours, **wanted):
-        print(job.job_id)
+    wanted = {name: value for name, value in wanted.items() if value} | {"cpus_per_task": arguments.threads}
+    for submitted in queue.submit(jobs, arguments.slurm, hours=arguments.hours, **wanted):
+        print(submitted.job_id)
     return 0
 
 
@@ -268,17 +261,6 @@ def run_listing(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {
-    "train": run_training,
-    "predict": run_predictions,
-    "track": run_track,
-    "queue": run_queue,
-    "bench": run_bench,
-    "import": run_import,
-    "list": run_listing,
-}
-
-
 def main(words: list[str] | None = None) -> int:
     """Run a command. Returns 0, 1 for what failed, 2 for what cannot be done as asked, 128 + a signal's number."""
     words = sys.argv[1:] if words is None else words
@@ -287,7 +269,7 @@ def main(words: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     interrupts.raise_interrupted()
     try:
-        return COMMANDS[arguments.command](arguments)
+        return arguments.do(arguments)
     except (ValueError, TypeError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, TypeError)) else 1

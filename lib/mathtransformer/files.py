@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 SUMS = "SHA256SUMS"  # in the format of the program sha256sum
 LOCK = ".lock"
+PARTIAL = ".partial"  # what is being written
 
 
 class FileError(ValueError):
@@ -22,7 +23,7 @@ def write(files: dict[Path, bytes]) -> None:
 
     None of them takes its place before all are written, so that a full disk leaves the old ones. OSError if it fails.
     """
-    partials = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}") for path in files}
     try:
         for path, content in files.items():
             with open(partials[path], "wb") as file:
@@ -76,29 +77,31 @@ def read_checked(folder: Path, name: str) -> bytes:
 
 @contextmanager
 def lock(folder: Path, wait: bool = False):
-    """Keep other processes from writing into a folder; FileError if one does already, unless `wait`.
+    """Make a folder, and keep other processes from writing into it. FileError if one does already, unless `wait`, or if
+    nothing can be written there.
 
     The system releases the lock when the process ends, however it ends.
     """
+    held = FileLock(folder / LOCK, timeout=-1 if wait else 0)
     try:
-        with FileLock(folder / LOCK, timeout=-1 if wait else 0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        held.acquire()
     except Timeout:
         raise FileError(f"another process is writing into {folder}: wait for it, or choose another --out") from None
+    except OSError as error:
+        raise FileError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
+    try:
+        for partial in folder.glob(f".*{PARTIAL}"):  # of a process that was killed
+            partial.unlink(missing_ok=True)
+        yield
+    finally:
+        held.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether another process is writing into a folder now."""
-    if not (folder / LOCK).exists():
-        return False
     try:
         with lock(folder):
             return False
     except FileError:
         return True
-
-
-def remove(folder: Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)

@@ -1,13 +1,8 @@
-"""Ctrl-C and SIGTERM: a command ends at once and in one line, a training saves first.
-
-This module imports nothing of the library, so that it serves from the first moment of a command.
-"""
+"""Ctrl-C and SIGTERM: a command ends at once and in one line, a training saves first."""
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from contextlib import contextmanager
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -19,17 +14,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.status = 128 + number
-
-
-def leave_at_once() -> None:
-    """From now on a signal ends the process without a traceback: for the seconds that imports take."""
-
-    def leave(number, frame):
-        print(f"stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
-    for number in NUMBERS:
-        signal.signal(number, leave)
 
 
 def raise_interrupted() -> None:

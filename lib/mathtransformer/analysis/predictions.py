@@ -1,12 +1,13 @@
 """Stored answers, from which every metric in the notebooks is computed.
 
-data/problems/TASK-NxN-SPECTRUM.parquet        a test set, once: inputs as FP15 ids, targets in single precision
+data/problems/TASK-NxN-SPECTRUM.parquet        a test set, once: inputs as FP15 ids; targets in single
+                                               precision, or of matrices that are drawn anew
 data/predictions/RUN-on-SPECTRUM.parquet       what a run answered to its first rows, as FP15 ids
                                                (as numbers if FP15 does not hold them all)
 
-The answers of a run that is not in data/runs are kept in its own folder. Columns are named after the place in the
-matrix: input_0_1, prediction_2_0. 65535 stands for a number that does not decode. Metadata binds answers to the
-weights that made them: `judged` refuses those of other weights.
+The answers of a run that is not in data/runs are kept in its own folder, with the problems where data/problems lacks
+them. Columns are named after the place in the matrix: input_0_1, prediction_2_0. 65535 stands for a number
+that does not decode. Metadata binds answers to the weights that made them: `judged` refuses those of other weights.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def to_numbers(ids: np.ndarray) -> np.ndarray:
     return encoding("FP15").decode(ids[..., None].astype(np.int64)) if ids.dtype == np.uint16 else ids
 
 
-def parquet(table: dict[str, np.ndarray], about: dict[str, str]) -> bytes:
+def store(path: Path, table: dict[str, np.ndarray], about: dict[str, str]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table(table).replace_schema_metadata(about), buffer, compression="zstd", compression_level=19)
-    return buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write({path: buffer.getvalue()})
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -81,38 +83,35 @@ def problems_path(task: str, size: int, spectrum: str, entries: str) -> Path:
     return PROBLEMS / f"{task}-{size}x{size}-{spectrum}{'' if entries == 'uniform' else '-' + entries}.parquet"
 
 
-def first_problems(path: Path, n: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The first n problems of a file, (inputs, targets); None if it has fewer."""
-    if not path.exists() or pq.read_metadata(path).num_rows < n:
-        return None
-    table, _ = read(path)
-    return to_numbers(array(table, "input")[:n]), array(table, "target")[:n].astype(np.float64)
+def new_problems(task: str, size: int, n: int, spectrum: str, entries: str) -> tuple[np.ndarray, np.ndarray]:
+    return test_set(get_task(task), size, n, spectrum, entries, TEST_SEED)
 
 
-def stored_problems(
-    task: str, size: int, n: int, spectrum: str, entries: str, folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """n problems for the run in a folder: (inputs, targets), the first of a stored test set. Where there are fewer, a
-    larger one is stored: in data/problems for the runs of data/runs, else in the run's own folder.
+def problems_of(table: pd.DataFrame, *problem: str | int) -> tuple[np.ndarray, np.ndarray]:
+    """(inputs, targets) of a stored table. problem: task, size, n, spectrum and entries of the whole table.
 
-    Most sets begin alike whatever their size is; the others are drawn anew, which must not happen to one that has been
-    answered: so FileError if a stored set would change.
+    Targets that it lacks are those of its matrices, drawn anew. FileError if these are others.
     """
-    shared = problems_path(task, size, spectrum, entries)
-    path = shared if folder.resolve().parent == RUNS else folder / shared.name
-    for place in (path, shared):
-        if (found := first_problems(place, n)) is not None:
-            return found
-    inputs, targets = test_set(get_task(task), size, n, spectrum, entries, TEST_SEED)
-    ids, targets = to_ids(inputs), targets.astype(np.float32)  # to seven digits, where a token has three
-    if path.exists():
-        old = array(read(path)[0], "input")
-        if not np.array_equal(old, ids[: len(old)]):
-            raise FileError(f"{path} has {len(old)} problems, which {n} would not begin with: ask for fewer")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = parquet({**columns("input", ids), **columns("target", targets)}, {"seed": str(TEST_SEED)})
-    files.write({path: content})
-    return inputs, targets.astype(np.float64)
+    inputs = to_numbers(array(table, "input"))
+    if any(name.startswith("target") for name in table):
+        return inputs, array(table, "target").astype(np.float64)
+    drawn, targets = new_problems(*problem)
+    if (drawn != inputs).mean() > 1e-3:  # a few third digits may be rounded otherwise elsewhere
+        raise FileError("other matrices are drawn here than are stored: install the versions of requirements.txt")
+    return inputs, targets
+
+
+def problem_columns(inputs: np.ndarray, targets: np.ndarray, spectrum: str) -> dict[str, np.ndarray]:
+    """Inputs; and targets only of spectra that are rebuilt, which another LAPACK may draw otherwise."""
+    found = columns("input", to_ids(inputs))
+    if spectrum == "semicircle":
+        return found
+    return found | columns("target", targets.astype(np.float32))  # to seven digits, where a token has three
+
+
+def shared_problems(task: str, size: int, spectrum: str, entries: str) -> tuple[np.ndarray, np.ndarray]:
+    table, _ = read(problems_path(task, size, spectrum, entries))
+    return problems_of(table, task, size, len(table), spectrum, entries)
 
 
 def path_of(folder: Path, spectrum: str) -> Path:
@@ -133,17 +132,25 @@ def imported_path(name: str) -> Path:
 def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
     """Solve n fresh problems and store the answers. spectrum: of the problems; default: the training's.
 
-    Matrices are read as they are, also where they are larger than any that the model has seen.
+    The problems are the first of a stored test set, which a run of data/runs makes if there is none; where it has
+    fewer, they are stored with the answers. Matrices are read as they are, also where they are larger than any that the
+    model has seen.
     """
     config = run.config
     spectrum = spectrum or config.spectrum
     choose("spectrum", spectrum, SPECTRA)
-    inputs, _ = stored_problems(config.task, config.size, n, spectrum, config.entries, run.folder)
+    problem = config.task, config.size, spectrum, config.entries
+    path, shared, own = path_of(run.folder, spectrum), problems_path(*problem), {}
+    inputs, targets = new_problems(config.task, config.size, n, spectrum, config.entries)
+    if path.parent == PREDICTIONS and not shared.exists():
+        store(shared, problem_columns(inputs, targets, spectrum), {"seed": str(TEST_SEED)})
+    if shared.exists() and pq.read_metadata(shared).num_rows >= n:
+        inputs = shared_problems(*problem)[0][:n]
+    else:
+        own = problem_columns(inputs, targets, spectrum)
     about = {"task": config.task, "size": str(config.size), "spectrum": spectrum, "entries": config.entries}
-    content = parquet(columns("prediction", to_ids(answer(run.model, inputs))), about | {"weights": run.weights})
-    path = path_of(run.folder, spectrum)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write({path: content})
+    answers = columns("prediction", to_ids(answer(run.model, inputs)))
+    store(path, own | answers, about | {"weights": run.weights})
     return path
 
 
@@ -165,18 +172,22 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
     """
     choose("spectrum", spectrum, SPECTRA)
     if isinstance(run, str) and Path(run).name == run and os.path.exists(imported_path(run)):
-        table, about = read(imported_path(run))
-        return about["task"], *(array(table, part) for part in ("input", "target", "prediction"))
-    folder = find(run)
-    path, command = path_of(folder, spectrum), f"python -m mathtransformer predict {run} --spectrum {spectrum}"
-    if not path.exists():
-        raise FileError(f"{path} does not exist: make it with `{command}`")
+        path, weights = imported_path(run), None
+    else:
+        folder, command = find(run), f"python -m mathtransformer predict {run} --spectrum {spectrum}"
+        path, weights = path_of(folder, spectrum), files.weights_checksum(folder)
+        if not path.exists():
+            raise FileError(f"{path} does not exist: make it with `{command}`")
     table, about = read(path)
-    if about.get("weights") != files.weights_checksum(folder):
+    if about.get("weights") != weights:
         raise FileError(f"{path} was made by other weights than those in {folder}: make it anew with `{command}`")
-    problem = about["task"], int(about["size"]), len(table), about["spectrum"], about["entries"]
-    inputs, targets = stored_problems(*problem, folder)
-    return about["task"], inputs, targets, to_numbers(array(table, "prediction"))
+    task, size, n = about["task"], int(about.get("size", 0)), len(table)
+    problem = size, about.get("spectrum", ""), about.get("entries", "")
+    if "input_0_0" in table:
+        inputs, targets = problems_of(table, task, size, n, *problem[1:])
+    else:
+        inputs, targets = (part[:n] for part in shared_problems(task, *problem))
+    return task, inputs, targets, to_numbers(array(table, "prediction"))
 
 
 def stored_seeds(run: str) -> list[str]:

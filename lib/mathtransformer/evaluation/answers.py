@@ -1,6 +1,8 @@
-"""What a model answers, and the fresh problems it is asked."""
+"""What a model answers, how sure it is of that, and the fresh problems it is asked."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,14 +36,12 @@ def largest_entry(matrices: np.ndarray) -> np.ndarray:
     return np.abs(matrices).max((1, 2), initial=0)
 
 
-def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray, batch: int = 1000) -> np.ndarray:
-    """As `answer`, of matrices on any scale that FP15 holds: one larger or smaller than most that a model has seen is
-    brought to their middle.
+def at_usual_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, n, n) -> what a model that knows one scale reads in their place, and by what factors (N,) these are larger.
 
     usual: the largest entries of matrices like those that the model was trained on. Matrices between their 5 % and
-    95 % quantiles are read as they are; the others multiplied so that the largest entry is the median, and their
-    solutions changed back. Numbers are rounded first, so that M and rounded M are answered
-    alike, and again after scaling.
+    95 % quantiles are read as they are; the others multiplied so that the largest entry is the median. Numbers are
+    rounded first, so that M and rounded M are answered alike.
     """
     low, middle, high = np.quantile(usual, (0.05, 0.5, 0.95))
     matrices = rounded(inputs, model.options.reads)
@@ -49,7 +49,51 @@ def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarra
     factors = np.where(
         ((largest >= low) & (largest <= high)) | (largest == 0), 1.0, middle / np.maximum(largest, 1e-99)
     )
-    return model.task.rescaled(answer(model, matrices * factors[:, None, None], batch), factors)
+    return matrices * factors[:, None, None], factors
+
+
+def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray, batch: int = 1000) -> np.ndarray:
+    """As `answer`, of matrices on any scale that FP15 holds: read as `at_usual_scale` says, which rounds them, and
+    rounded again as they are read; their solutions are changed back."""
+    matrices, factors = at_usual_scale(model, inputs, usual)
+    return model.task.rescaled(answer(model, matrices, batch), factors)
+
+
+class Certainty(NamedTuple):
+    """How sure a model is of what it writes. Four arrays (N, *target shape), so that each number has its own.
+
+    answers: what `answer` gives. low, high: the quartiles of the distribution that the model gave for the number, in
+    the units of the answer and to three digits: half of the probability lies between them, or more where they are the
+    same or next to each other. log_probabilities: natural logarithms of the probability of what was written, as it was
+    read: their sum over a solution is that of the whole. Each number's distribution is given the numbers before it.
+    """
+
+    answers: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    log_probabilities: np.ndarray
+
+
+@torch.no_grad()
+def certainty(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: np.ndarray | None = None) -> Certainty:
+    """(N, n, n) matrices -> answers, with how sure of each number a model with output="number" is.
+
+    usual: if given, matrices are read `at_usual_scale`, as by `answer_at_any_scale`.
+    """
+    if not len(inputs):
+        return Certainty(*[np.empty((0, *model.asked))] * 4)
+    inputs, factors = (inputs, None) if usual is None else at_usual_scale(model, inputs, usual)
+    ids, _, restore = model.ids(inputs)
+    writer, device, parts = model.writer, next(model.parameters()).device, []
+    for part in ids.split(batch):
+        written, seen = model.write(part.to(device))
+        numbers = (written, *(writer.quantile(seen, level) for level in (0.25, 0.75)))
+        numbers = [writer.encoding.decode(number.cpu().numpy()[..., None]) for number in numbers]
+        parts.append((*numbers, writer.log_probabilities(seen, written).cpu().numpy()))
+    found = [restore(np.concatenate(arrays).reshape(-1, *model.asked)) for arrays in zip(*parts)]
+    answers, *quartiles = found[:3] if factors is None else [model.task.rescaled(part, factors) for part in found[:3]]
+    # A change of sign exchanges the quartiles, and turns the logarithms, none of which is above 0.
+    return Certainty(answers, np.min(quartiles, axis=0), np.max(quartiles, axis=0), -np.abs(found[3]))
 
 
 def test_set(

@@ -97,6 +97,10 @@ class NumberWriter(nn.Module):
         """Decoder's output (B, 1, width) -> the next id (B, 1)."""
         return self.head(x)
 
+    def quantile(self, x: Tensor, level: float) -> Tensor:
+        """Decoder's output (B, L, width) -> (B, L) ids: of each number's distribution, see `NumberHead.quantile`."""
+        return self.head.quantile(x, level)
+
     def needed(self, numbers: int) -> int:
         """How many positions must be written to have the first `numbers` numbers."""
         return numbers
@@ -129,7 +133,9 @@ class NumberHead(nn.Module):
 
     def mantissas(self, x: Tensor, classes: Tensor) -> Tensor:
         """(B, L, width), classes (B, L) of sign and exponent -> logits (B, L, 900)."""
-        return self.mantissa(F.relu(self.hidden(x) + self.seen(classes)).square())
+        seen = F.relu(self.hidden(x) + self.seen(classes)).square()
+        with torch.autocast(x.device.type, enabled=False):  # logits grow large, and bfloat16 has two or three digits
+            return self.mantissa(seen.to(self.mantissa.weight.dtype))
 
     def loss(self, x: Tensor, ids: Tensor) -> Tensor:
         """(B, L, width), FP15 ids (B, L) -> mean over numbers of the cross-entropy in nats, both parts together."""
@@ -146,21 +152,29 @@ class NumberHead(nn.Module):
         if self.decoding == "greedy":
             classes = self.exponent(x).argmax(-1)
             mantissas = self.mantissas(x, classes).argmax(-1)
-        else:
-            classes, share = self.median_class(x)
-            below = self.mantissas(x, classes).float().softmax(-1).cumsum(-1) < share[..., None]
-            mantissas = below.sum(-1).clamp(max=MANTISSAS - 1)
-        return torch.where(classes == 0, 0, 1 + (classes - 1) * MANTISSAS + mantissas)
+            return join_ids(classes, mantissas)
+        return self.quantile(x, 0.5)
 
-    def median_class(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The class that holds the median, and how much of its probability lies at mantissas up to the median's."""
+    def quantile(self, x: Tensor, level: float) -> Tensor:
+        """(B, L, width) -> (B, L) FP15 ids of the numbers that have the share `level` of the probability below them."""
+        classes, share = self.quantile_class(x, level)
+        below = self.mantissas(x, classes).float().softmax(-1).cumsum(-1) < share[..., None]
+        return join_ids(classes, below.sum(-1).clamp(max=MANTISSAS - 1))
+
+    def quantile_class(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """The class that holds a quantile, and how much of its probability lies at mantissas up to the quantile's."""
         shares = self.exponent(x).float().softmax(-1)[..., self.order]
         below = shares.cumsum(-1)
-        place = (below < 0.5).sum(-1, keepdim=True).clamp(max=32)
+        place = (below < level).sum(-1, keepdim=True).clamp(max=32)
         share = shares.gather(-1, place)
-        quantile = ((0.5 - below.gather(-1, place) + share) / share).squeeze(-1)
+        within = ((level - below.gather(-1, place) + share) / share).squeeze(-1)
         classes = self.order[place.squeeze(-1)]
-        return classes, torch.where(self.negative[classes], 1 - quantile, quantile)
+        return classes, torch.where(self.negative[classes], 1 - within, within)
+
+
+def join_ids(classes: Tensor, mantissas: Tensor) -> Tensor:
+    """The inverse of `split_ids`: FP15 ids. Of the class zero, the mantissa does not count."""
+    return torch.where(classes == 0, 0, 1 + (classes - 1) * MANTISSAS + mantissas)
 
 
 def split_ids(ids: Tensor) -> tuple[Tensor, Tensor]:

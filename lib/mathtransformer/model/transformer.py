@@ -155,14 +155,21 @@ class Transformer(nn.Module):
         return self.writer.log_probabilities(x, sequence)
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor) -> Tensor:
-        """Write step by step, with keys and values cached: (B, n, n, k) ids -> (B, *asked, k) ids."""
-        batch, numbers, memory = len(inputs), math.prod(self.asked), self.encode(inputs)
+    def write(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Write step by step, with keys and values cached: (B, n, n, k) ids -> (B, L) what is written, as far as it is
+        asked for, and the decoder's output (B, L, width) that each was chosen from."""
+        batch, memory = len(inputs), self.encode(inputs)
         places = self.positions[1](*self.writer.places(inputs.device))
         caches: dict[nn.Module, Cache] = {layer: {} for layer in self.decoder}
-        ids: list[Tensor] = []
-        for place in places[: self.writer.needed(numbers)]:
-            x = self.writer.embed(ids[-1] if ids else None, batch)[:, -1:] + place
-            ids.append(self.writer.choose(self.decode(x, memory, caches=caches)))
-        solution = self.writer.solution(torch.cat(ids, dim=1), numbers)
-        return solution.reshape(batch, *self.asked, -1)
+        written: list[Tensor] = []
+        seen: list[Tensor] = []
+        for place in places[: self.writer.needed(math.prod(self.asked))]:
+            x = self.writer.embed(written[-1] if written else None, batch)[:, -1:] + place
+            seen.append(self.decode(x, memory, caches=caches))
+            written.append(self.writer.choose(seen[-1]))
+        return torch.cat(written, dim=1), torch.cat(seen, dim=1)
+
+    def generate(self, inputs: Tensor) -> Tensor:
+        """(B, n, n, k) ids -> (B, *asked, k) ids of the solution."""
+        solution = self.writer.solution(self.write(inputs)[0], math.prod(self.asked))
+        return solution.reshape(len(inputs), *self.asked, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from ..data.encodings import encoding
 from ..data.tasks import TASKS, get_task, sample
 from ..evaluation.answers import answer, test_set
 from ..model.transformer import Transformer
-from ..training.batches import Batches
+from ..training.batches import BLOCK, Batches
+from ..training.compiling import numbers_next_to_zero_as_zero
 from ..training.config import Config
 from ..training.trainer import Trainer
 
 SIZES = (3, 5)
+TRAININGS = ((3, 128), (5, 128), (5, 256), (5, 512))  # sizes and widths
 
 
 def per_second(work: Callable[[], int], seconds: float) -> float:
@@ -61,28 +64,51 @@ def flops(config: Config) -> float:
     return counter.get_total_flops()
 
 
-def training(task: str, size: int, seconds: float, compiled: bool = True) -> dict:
-    """The fast recipe at a task and size: `examples` a second with all that a training does, `GFLOP` a second of the
-    model's own products, `predictions` a second, and the `precision` of the training."""
-    config = Config.of(task, size, {"minutes": 1000})
-    with tempfile.TemporaryDirectory() as folder:
+def training(task: str, size: int, seconds: float, width: int = 128, compiled: bool = True) -> dict:
+    """The fast recipe at a task, size and width: `examples` a second with all that a training does, `GFLOP` a second of
+    the model's own products, milliseconds of a step (`step`) and of what it does besides (`optimizers`, and `drawing`
+    its examples), `predictions` a second, and the `precision` of the training."""
+    config = Config.of(task, size, {"minutes": 1000}, width=width)
+    with tempfile.TemporaryDirectory() as folder, numbers_next_to_zero_as_zero():
         trainer = Trainer(config, Path(folder), compiled=compiled)
         trainer.compile()
-        batch = config.phases[0].batch
-        rate = per_second(lambda: (trainer.train_step(), batch)[1], seconds)
-        inputs, _ = test_set(trainer.model.task, size, 500)
-        solved = per_second(lambda: len(answer(trainer.model, inputs)), seconds)
-    precision = "bfloat16" if trainer.bfloat16 else "float32"
-    return {"examples": rate, "GFLOP": rate * flops(config) / 1e9, "predictions": solved, "precision": precision}
+        steps = per_second(lambda: (trainer.train_step(), 1)[1], seconds)
+        blocks = per_second(lambda: (trainer.batches.draw(0), 1)[1], seconds)
+        trainer.loss_function(*trainer.batch()).backward()
+        updates = per_second(lambda: ([each.step() for each in trainer.optimizers.values()], 1)[1], seconds)
+    inputs, _ = test_set(trainer.model.task, size, 500)
+    solved = per_second(lambda: len(answer(trainer.model, inputs)), seconds)
+    examples = steps * config.phases[0].batch
+    return {
+        "examples": examples,
+        "GFLOP": examples * flops(config) / 1e9,
+        "step": 1e3 / steps,
+        "optimizers": 1e3 / updates,
+        "drawing": 1e3 / blocks / BLOCK,
+        "predictions": solved,
+        "precision": "bfloat16" if trainer.bfloat16 else "float32",
+    }
+
+
+def processor() -> str:
+    """What the system calls its processor, and its model's number where that is known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        known = dict(line.split(":", 1) for line in lines if ":" in line)
+        known = {name.strip(): value.strip() for name, value in known.items()}
+        return f"{known['model name']}, model {known['model']}"
+    except (OSError, KeyError):
+        return platform.processor() or platform.machine()
 
 
 def bench(seconds: float = 2.0) -> pd.DataFrame:
-    """Tidy table: what, task, size, value, unit, threads. Each measurement takes about `seconds`."""
+    """Tidy table: what, task, size, width, value, unit, threads, processor. Each measurement takes about `seconds`."""
     rows = []
 
-    def add(what: str, value: float, unit: str, task: str = "", size: int | str = "") -> None:
-        rows.append({"what": what, "task": task, "size": size, "value": float(f"{value:.4g}"), "unit": unit})
-        print(f"{what:32} {task:13} {size!s:2} {value:12,.1f} {unit}", flush=True)
+    def add(what: str, value: float, unit: str, task: str = "", size: int | str = "", width: int | str = "") -> None:
+        value = float(f"{value:.4g}")
+        rows.append({"what": what, "task": task, "size": size, "width": width, "value": value, "unit": unit})
+        print(f"{what:38} {task:13} {size!s:2} {width!s:4} {value:12,.1f} {unit}", flush=True)
 
     limits = {name: ceiling(getattr(torch, name), seconds) for name in ("bfloat16", "float32")}
     for name, limit in limits.items():
@@ -90,10 +116,12 @@ def bench(seconds: float = 2.0) -> pd.DataFrame:
     for task in TASKS:
         for size in SIZES:
             add("generation and encoding", generation(task, size, seconds), "problems/s", task, size)
-    for size in SIZES:  # one task: each costs half a minute of compilation the first time
-        rates = training("eigenvectors", size, seconds)
-        add("training, fast recipe", rates["examples"], "examples/s", "eigenvectors", size)
+    for size, width in TRAININGS:  # one task: each costs half a minute of compilation the first time
+        rates, where = training("eigenvectors", size, seconds, width), ("eigenvectors", size, width)
+        add("training, fast recipe", rates["examples"], "examples/s", *where)
         share = 100 * rates["GFLOP"] / limits[rates["precision"]]
-        add(f"training, of the {rates['precision']} ceiling", share, "%", "eigenvectors", size)
-        add("prediction", rates["predictions"], "problems/s", "eigenvectors", size)
-    return pd.DataFrame(rows).assign(threads=torch.get_num_threads())
+        add(f"training, of the {rates['precision']} ceiling", share, "%", *where)
+        for part in ("step", "optimizers", "drawing"):
+            add(f"training, {part}", rates[part], "ms", *where)
+        add("prediction", rates["predictions"], "problems/s", *where)
+    return pd.DataFrame(rows).assign(threads=torch.get_num_threads(), processor=processor())

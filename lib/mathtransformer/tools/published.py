@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import files
-from ..analysis.predictions import columns, imported_path, parquet
+from ..analysis.predictions import columns, imported_path, store
 from ..checks import whole_number
 from ..data.encodings import encoding
 from ..data.matrices import LIMIT, MAX_SIZE
@@ -125,7 +125,6 @@ def import_model(path: Path, folder: Path) -> Path:
         raise FileError(f"{path} is no released model: {error} is missing") from None
     except Exception as error:  # torch.load, which may meet anything, has no class of errors of its own
         raise FileError(f"{path} is no released model: {' '.join(str(error).split()):.300}") from None
-    runs.prepare(folder)
     with files.lock(folder):
         if runs.begun(folder) is not None:
             raise FileError(f"{folder} has a run already: choose another --out")
@@ -195,6 +194,5 @@ def import_predictions(path: Path, name: str) -> Path:
     if place.exists():
         raise FileError(f"{place} exists: choose another --name")
     table = {**columns("input", inputs), **columns("target", targets), **columns("prediction", predictions)}
-    place.parent.mkdir(parents=True, exist_ok=True)
-    files.write({place: parquet(table, {"task": task, "size": str(n), "source": path.name})})
+    store(place, table, {"task": task, "size": str(n), "source": path.name})
     return place

@@ -25,19 +25,6 @@ from .trainer import Trainer
 log = logging.getLogger("mathtransformer")
 
 
-def take_up(trainer: Trainer, begun: str | None) -> None:
-    """Go on from what was begun, or begin, in all processes at the same step."""
-    if begun == "checkpoint":
-        trainer.restore()
-    elif begun == "published":
-        trainer.restart()
-    elif trainer.config.start is not None:
-        trainer.start_from(trainer.config.start)
-    step = trainer.step
-    if trainer.group.largest(step, -step) != [step, -step]:
-        raise FileError(f"the processes do not all see {trainer.folder}: it must be on a disk that they share")
-
-
 def train(
     config: Config | str,
     folder: str | os.PathLike | None = None,
@@ -69,24 +56,29 @@ def train(
         torch.set_num_threads(whole_number("threads", threads, 1, 4096))
     if not save_every > 0:
         raise ValueError(f"save_every must be positive, got {save_every}")
+    if config.start is not None:
+        runs.find(config.start)  # before anything is made
     folder, group = Path(folder), Group.join(device)
-    if group.first:
-        runs.prepare(folder)
     with files.lock(folder) if group.first else nullcontext():
-        if group.first:
-            files.remove(folder, *(f".{name}.*" for name in runs.EVERYTHING))  # half-written by one that was killed
         force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
         begun = None if force else runs.begun(folder)
-        if begun == "finished":
-            runs.check_same(folder, runs.load_run(folder).config, config)
-            (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
-            log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
-            return 0
+        if begun is not None:
+            runs.check_same(folder, begun[1]["config"], config)
+            if begun[1].get("finished"):
+                (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
+                log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
+                return 0
         trainer = Trainer(config, folder, group=group, compiled=compiled)
         trainer.log.watch = watch
-        take_up(trainer, begun)
+        if begun is not None:
+            trainer.restore(*begun)
+        elif config.start is not None:
+            trainer.start_from(config.start)
+        if group.largest(trainer.step, -trainer.step) != [trainer.step, -trainer.step]:
+            raise FileError(f"the processes do not all see {folder}: it must be on a disk that they share")
         if group.first and force:  # now that all is well
-            files.remove(folder, *runs.EVERYTHING)
+            for path in [path for pattern in runs.EVERYTHING for path in folder.glob(pattern)]:
+                path.unlink()
         with numbers_next_to_zero_as_zero():
             status = trainer.run(save_every, show)
         group.leave()

@@ -28,7 +28,7 @@ def eigenvalues(size: int, spectrum: str, *phases: dict, seeds: tuple[int, ...] 
     return Preset(Config.of("eigenvalues", size, *phases, spectrum=spectrum, **options), seeds, tested=tuple(SPECTRA))
 
 
-AS_THEY_ARE = {"canonical_input": False, "optimizer": "adamw"}  # most 2x2 and 3x3 models read matrices so
+AS_THEY_ARE = {"canonical_input": False, "optimizer": "adamw"}
 TAUGHT = {"components": 5.0, "cotrain": False}  # the encoder learns more than the solution, see ModelOptions
 LATE = {"batch": 256, "decay": 1.0}  # larger batches and one long decay, for a later phase
 
@@ -40,7 +40,8 @@ PRESETS: dict[str, Preset] = {
             spectrum,
             {"examples": 500_000},
             seeds=(0, 1, 2) if spectrum in ("semicircle", "laplace") else (0,),
-            **AS_THEY_ARE,
+            width=64,
+            canonical_input=False,
         )
         for spectrum in SPECTRA
     },

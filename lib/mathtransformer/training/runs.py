@@ -29,7 +29,7 @@ from .. import files
 from ..checks import as_matrices, as_numbers, choose, whole_number
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
-from ..evaluation.answers import answer, answer_at_any_scale, largest_entry
+from ..evaluation.answers import Certainty, answer, answer_at_any_scale, certainty, largest_entry
 from ..evaluation.solving import Solved, solve, view
 from ..files import FileError
 from ..model.transformer import Transformer
@@ -101,33 +101,26 @@ def check_same(folder: Path, old: Config, config: Config) -> None:
         )
 
 
-def prepare(folder: Path) -> None:
-    """Make the run's folder ready to be written into, or raise FileError before any work is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write({folder / "writable": b""})
-        (folder / "writable").unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
-
-
-def begun(folder: Path) -> str | None:
-    """What a training can go on from: its "checkpoint", the "published" weights of one that was cut short, or nothing
-    more, since it is "finished". None for a folder without a run. The further of checkpoint and published counts.
+def begun(folder: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """What a training can go on from, (tensors, state): its checkpoint, or published weights where there is no
+    checkpoint, or an older one. None for a folder without a run. Only the state of published weights says "finished".
 
     FileError for a damaged run.
     """
-    published = any((folder / name).exists() for name in (*PUBLISHED, files.SUMS))
-    if not (folder / CHECKPOINT).exists():
-        return None if not published else "finished" if load_run(folder).info["finished"] else "published"
-    steps = load_checkpoint(folder)[1]["step"]
+    saved = load_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
+    if not any((folder / name).exists() for name in (*PUBLISHED, files.SUMS)):
+        return saved
     try:
-        info = load_run(folder).info
-    except FileError:  # cut short while it was written: the checkpoint was written before
-        return "checkpoint"
-    if info["finished"]:
-        return "finished"
-    return "checkpoint" if steps >= info["steps"] else "published"
+        run = load_run(folder.resolve())
+    except FileError:
+        if saved is None:
+            raise
+        return saved  # cut short while it was published: the checkpoint was written before
+    if saved and not run.info["finished"] and saved[1]["step"] >= run.info["steps"]:
+        return saved
+    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    rows = run.log.to_dict("records")
+    return tensors, {**run.info, "config": run.config, "step": run.info["steps"], "log": {"rows": rows}}
 
 
 @dataclass
@@ -184,15 +177,28 @@ class Run:
         whose columns may have either sign; inversion (N, n, n). A model may write eigenvalues out of order, and the
         less it knows the more often it does: they are returned as written. NaN where a number does not decode.
         any_scale: models that read canonical matrices see one that is larger or smaller than those of their training on
-        the scale of these (`answers.answer_at_any_scale`).
+        the scale of these (`answers.at_usual_scale`).
         Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
         unfit inputs.
         """
+        inputs, batch, usual = self.asked(inputs, batch, any_scale)
+        if usual is not None:
+            return answer_at_any_scale(self.model, inputs, usual, batch)
+        return answer(self.model, inputs, batch)
+
+    def certainty(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> Certainty:
+        """`predict`, with how sure the model is of each number: see `answers.Certainty`. Arguments and errors as of
+        `predict`; ValueError for a model that writes tokens: `log_probabilities` can be asked of its answers."""
+        if self.config.model.output != "number":
+            raise ValueError(f"{self.name} writes tokens, not numbers: see log_probabilities")
+        return certainty(self.model, *self.asked(inputs, batch, any_scale))
+
+    def asked(self, inputs, batch: int, any_scale: bool) -> tuple[np.ndarray, int, np.ndarray | None]:
+        """Arguments of `predict`, checked; and the usual largest entries, if a scale may be changed to theirs."""
         inputs = self.checked(inputs)
         batch = min(whole_number("batch", batch, 1), max(len(inputs), 1))
-        if any_scale and self.config.model.canonical_input and self.model.task.rescaled:
-            return answer_at_any_scale(self.model, inputs, self.usual, batch)
-        return answer(self.model, inputs, batch)
+        scaled = any_scale and self.config.model.canonical_input and self.model.task.rescaled
+        return inputs, batch, self.usual if scaled else None
 
     def solve(self, inputs, tolerance: float = 0.05, tries: int = 1, repair=(), seed: int = 0) -> Solved:
         """`predict`, checked: returns answers, residual, ok and asked, see `solving.Solved` and `repair.residual`. Of
@@ -219,7 +225,8 @@ class Run:
     def log_probabilities(self, inputs, targets, batch: int = 1000) -> np.ndarray:
         """How probable the model finds solutions: float64 (N, tokens), the natural logarithm of the probability of each
         token of the encoded target and of the end, the target being fed in. For output="number" a token is a number.
-        ValueError for models that read canonical matrices or write more (cotrain): that is another solution.
+        ValueError for models that read canonical matrices or write more (cotrain): that is another solution. Of their
+        own answers, see `certainty`.
 
         inputs: as for `predict`. targets: (N, *target shape). Tokens that a shorter target lacks have 0.
         """
@@ -246,7 +253,7 @@ class Run:
 def find(name_or_path: str | Path) -> Path:
     """The folder of a run: a bare name means one of data/runs first, and a folder here only if that has no such run."""
     folder = Path(name_or_path)
-    if len(folder.parts) == 1 and not str(name_or_path).startswith("."):
+    if len(folder.parts) <= 1 and not str(name_or_path).startswith("."):
         known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
         if folder.name in known:
             return RUNS / folder.name
