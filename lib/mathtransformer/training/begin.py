@@ -57,7 +57,10 @@ def train(
     if not save_every > 0:
         raise ValueError(f"save_every must be positive, got {save_every}")
     if config.start is not None:
-        runs.find(config.start)  # before anything is made
+        try:
+            runs.find(config.start)  # before anything is made
+        except ValueError as error:
+            raise ValueError(f"start: {error}") from None
     folder, group = Path(folder), Group.join(device)
     with files.lock(folder) if group.first else nullcontext():
         force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
