@@ -261,8 +261,8 @@ def test_targets_that_are_not_stored_are_exact_and_other_matrices_are_refused(mo
 
 
 def test_a_random_scale_makes_the_semicircle_generalise():
-    """data/results/changed_training_3x3.csv: trainings of notebook 03."""
-    changed = pd.read_csv(TRACK.with_name("changed_training_3x3.csv"))
+    """data/results/changed_training.csv: trainings of notebook 03."""
+    changed = pd.read_csv(TRACK.with_name("changed_training.csv"))
     assert set(changed.tested) == set(SPECTRA) and changed.groupby("change").seed.nunique().min() >= 2
     others = changed[changed.tested != "semicircle"]
     means = (others.right / others.n).groupby(others.change).mean()
