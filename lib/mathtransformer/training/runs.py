@@ -263,7 +263,7 @@ def find(name_or_path: str | Path) -> Path:
             choose("run", folder.name, known)
     elif not os.path.isdir(folder):
         raise FileError(f"{str(folder)!r} is not a folder")
-    return folder
+    return folder.absolute()  # which no one takes for a bare name
 
 
 def load_run(name_or_path: str | Path) -> Run:
