@@ -188,9 +188,12 @@ def test_a_compiler_that_fails_is_told_by_its_last_line(caplog, monkeypatch):
     model = torch.nn.Linear(1, 1)
     assert compiling.compiled(model, [torch.zeros(1)], False) is None
     assert "torch.compile failed (RuntimeError: x.cpp:1: fatal error: no such file)" in caplog.text
-    monkeypatch.setattr(compiling.torch, "compile", lambda model: (_ for _ in ()).throw(Interrupted(15)))
-    with pytest.raises(Interrupted):
-        compiling.compiled(model, [torch.zeros(1)], False)
+    wrapped = RuntimeError("Error calling __set_name__")
+    wrapped.__cause__ = Interrupted(15)
+    for cut in (Interrupted(15), wrapped):
+        monkeypatch.setattr(compiling.torch, "compile", lambda model: (_ for _ in ()).throw(cut))  # noqa: B023
+        with pytest.raises(Interrupted):
+            compiling.compiled(model, [torch.zeros(1)], False)
 
 
 def test_a_training_does_not_pay_for_numbers_next_to_zero(tmp_path, monkeypatch):
