@@ -190,8 +190,8 @@ def test_a_compiler_that_fails_is_told_by_its_last_line(caplog, monkeypatch):
     assert "torch.compile failed (RuntimeError: x.cpp:1: fatal error: no such file)" in caplog.text
     wrapped = RuntimeError("Error calling __set_name__")
     wrapped.__cause__ = Interrupted(15)
-    for cut in (Interrupted(15), wrapped):
-        monkeypatch.setattr(compiling.torch, "compile", lambda model: (_ for _ in ()).throw(cut))  # noqa: B023
+    for stop in (Interrupted(15), wrapped):
+        monkeypatch.setattr(compiling.torch, "compile", lambda model: (_ for _ in ()).throw(stop))  # noqa: B023
         with pytest.raises(Interrupted):
             compiling.compiled(model, [torch.zeros(1)], False)
 
