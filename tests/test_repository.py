@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -86,6 +87,24 @@ def test_notebooks_are_saved_as_run(path):
     assert all((ROOT / "figures" / f"{name}.png").exists() for name in saved)
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert saved and len(shown) >= len(saved)
+
+
+def test_other_choices_do_not_replace_what_is_tracked():
+    """In the cells of what a reader may change: as they are, figures have their own names, and else others."""
+    changed = 0
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cell = next((text for cell in cells if "PREFIX =" in (text := "".join(cell["source"]))), None)
+        for name, value in re.findall(r"^(\w+) = (\d[\d_]*|\[.+\])(?:  #.*)?$", cell or "", re.M):
+            if name == "USUAL":
+                continue
+            names = {"BLUE": 0, "ORANGE": 1, "GREEN": 2, "tempfile": tempfile}
+            exec(cell, names)
+            assert names["PREFIX"] == ""
+            exec(re.sub(rf"^{name} = .*$", f"{name} = [{value}][0] * 2 or [0]", cell, flags=re.M), names)
+            assert names["PREFIX"] != "", (path.stem, name)
+            changed += 1
+    assert changed > 10
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,13 +11,14 @@ from mathtransformer import load_run
 from mathtransformer.analysis import predictions
 from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict, read
 from mathtransformer.data.encodings import rounded
+from mathtransformer.data.matrices import STUDIED
 from mathtransformer.data.tasks import get_task
 from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
 from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
 from mathtransformer.paths import PROBLEMS, RUNS
 from mathtransformer.tools.track import TRACK
-from mathtransformer.training.presets import PRESETS, STUDIED, run_name
+from mathtransformer.training.presets import PRESETS, run_name
 
 STORED = [
     (run_name(name, seed), spectrum, preset.problems_for(seed))

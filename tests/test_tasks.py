@@ -8,9 +8,9 @@ import torch
 
 from mathtransformer.checks import as_matrices
 from mathtransformer.data.encodings import encoding
-from mathtransformer.data.matrices import ENTRIES, SPECTRA
+from mathtransformer.data.matrices import ENTRIES, SPECTRA, STUDIED
 from mathtransformer.data.tasks import TASKS, get_task, sample
-from mathtransformer.training.presets import PRESETS, STUDIED
+from mathtransformer.training.presets import PRESETS
 
 
 def generator(seed=0):

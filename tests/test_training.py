@@ -13,6 +13,7 @@ from small import BATCH, TINY, cut, tiny, train, weights
 
 from mathtransformer import load_run
 from mathtransformer.data.encodings import encoding
+from mathtransformer.data.matrices import SPECTRA
 from mathtransformer.data.tasks import TASKS
 from mathtransformer.interrupts import Interrupted
 from mathtransformer.model.transformer import Transformer
@@ -154,7 +155,7 @@ def test_evaluations_keep_to_the_budget(tmp_path, monkeypatch):
     training = Trainer(tiny().changed(minutes=0.1, batch=BATCH), tmp_path, compiled=False)
     assert training.run(save_every=60, show=False) == 0
     once = training.log.seconds / len(training.log.rows)
-    assert once > 0.1 and set(asked) == {50, 50 + 7 * 5}
+    assert once > 0.1 and set(asked) == {50, 50 + len(SPECTRA) * 5}
     # A tenth of the training, and the evaluations at its beginning and end.
     assert training.log.seconds < 0.1 * training.seconds + 3 * once
     assert len(training.log.rows) < 12  # of 28

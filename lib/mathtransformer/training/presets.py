@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..checks import check_name
+from ..data.matrices import STUDIED
 from .config import Config
-
-# The paper's spectra: of the models that are trained, and what each is tested on. Another one changes no preset.
-STUDIED = ("semicircle", "uniform", "gaussian", "laplace", "positive", "positive2", "marcenko")
 
 
 @dataclass(frozen=True)
