@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,19 @@ def test_conda_and_binder_take_the_requirements():
     torch = next(pin for pin in pins if pin.startswith("torch==")).replace("torch==", "- pytorch-cpu=")
     assert torch in (ROOT / ".binder" / "environment.yml").read_text(encoding="utf-8")
     assert "pip install -r requirements.txt" in (ROOT / ".binder" / "postBuild").read_text(encoding="utf-8")
+
+
+def test_what_the_library_imports_is_declared():
+    """In pyproject.toml, for `pip install .`; submitit, which only Slurm needs, among its extras."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[>=]", line)[0] for line in about["dependencies"]}
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "lib").rglob("*.py")]
+    imported = {
+        name for text in texts for name in re.findall(r"^ *(?:from|import) (\w+)[\w.]*(?: import|$| as)", text, re.M)
+    }
+    names = {"sklearn": "scikit-learn", "IPython": "ipython"}
+    imported = {names.get(name, name) for name in imported - sys.stdlib_module_names}
+    assert imported == declared | {"submitit"}
 
 
 def test_imports_run_one_way():
