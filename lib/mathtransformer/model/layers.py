@@ -69,7 +69,8 @@ class CrossAttention(Attention):
         """x (B, L, width) attends to memory (B, K, memory_width), the encoder's output."""
         cache = {} if cache is None else cache
         if "cross" not in cache:
-            cache["cross"] = self.split(self.keys_values(memory), 2)
+            keys, values = self.split(self.keys_values(memory), 2)
+            cache["cross"] = keys.contiguous(), values.contiguous()  # once, not at every number that is written
         return self.attend(self.split(self.queries(x), 1)[0], *cache["cross"], mask)
 
 
