@@ -23,6 +23,7 @@ from mathtransformer.training.trainer import Trainer
 
 STEPS = 40  # of a training of `tiny`
 PROBLEMS = 20  # instead of 1000: most of the time of so short a training
+FREE = 1e9  # seconds: every evaluation is made, however slow the machine, so that logs compare
 AFTER_EVERY_STEP = 1e-9  # seconds between two checkpoints
 WRITES = 5 * (STEPS + 1)  # five files after every step and at the end
 FLAGS = ["--width", "16", "--heads", "2", "--encoder-layers", "1", "--no-compile", "--threads", "1", "--device", "cpu"]
@@ -70,7 +71,7 @@ def cut_training(folder: Path, **options) -> Path:
 
 def child(pipe, folder, deadly=None, **options):
     """A training in a process of its own, which saves after every step and tells its number, or why it refuses."""
-    progress.PROBLEMS = PROBLEMS
+    progress.PROBLEMS, progress.FREE = PROBLEMS, FREE
     if deadly:
         die_while_writing(*deadly)
     after_steps(pytest.MonkeyPatch(), {step: functools.partial(pipe.send, step) for step in range(1, 2 * STEPS + 1)})

@@ -10,6 +10,7 @@ import pytest
 
 from mathtransformer import __main__ as cli
 from mathtransformer import files
+from mathtransformer.interrupts import Interrupted
 from mathtransformer.tools import track
 from mathtransformer.training.config import Phase
 
@@ -35,6 +36,8 @@ def command(*arguments):
         ([*TRAIN, "--task", "inversion"], "leave one of them out"),
         ([*TRAIN, "--phase", "minutes=x"], "invalid phase value"),
         (["queue", "inversion-2x2", "--", "--widht", "4"], "unrecognized arguments: --widht 4"),
+        (["queue", "inversion-2x2", "--", "--force"], "--force is for train"),
+        (["queue", "inversion-2x2", "--", "--out", "here"], "--out stands before"),
         ([*TRAIN, "--minutes", "1", "--examples", "9"], "not allowed with"),
         ([*TRAIN, "--minutes", "0"], "budget, positive and finite"),
         ([*TRAIN, "--learning-rate", "-1"], "learning_rate"),
@@ -88,6 +91,17 @@ def test_a_signal_in_the_first_moments_leaves_one_line(number):
     assert process.returncode in (128 + number, -number) and "Traceback" not in told
 
 
+def test_a_signal_within_other_errors_is_a_signal(monkeypatch, capsys):
+    """Python 3.11 makes a RuntimeError of what is raised while a class is defined, such as by an import."""
+
+    def importing(arguments):
+        raise RuntimeError("Error calling __set_name__") from Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "run_listing", importing)
+    assert cli.main(["list"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
 def test_a_disk_that_refuses_the_row_of_a_track(tmp_path, monkeypatch, capsys):
     """The row is printed first: it is what an hour was spent for."""
 
@@ -101,6 +115,11 @@ def test_a_disk_that_refuses_the_row_of_a_track(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == "preset=x loss=1.25\n"
     assert told.err.splitlines()[-1].startswith("error: [Errno 28] No space left")
+    monkeypatch.setattr(files.FileLock, "acquire", lambda lock: refuse(None))
+    assert cli.main(["track", "eigenvectors-3x3", "--minutes", "1"]) == 2
+    assert (
+        capsys.readouterr().err == f"error: cannot write into {tmp_path}: No space left on device\n"
+    )  # track: no --out
 
 
 def test_the_problem_can_be_said_in_words():

@@ -34,6 +34,7 @@ from mathtransformer.training.trainer import Trainer
 def few_test_problems():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "PROBLEMS", faults.PROBLEMS)
+        patch.setattr(progress, "FREE", faults.FREE)
         yield
 
 

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import tempfile
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +56,19 @@ def test_conda_and_binder_take_the_requirements():
     assert "pip install -r requirements.txt" in (ROOT / ".binder" / "postBuild").read_text(encoding="utf-8")
 
 
+def test_what_the_library_imports_is_declared():
+    """In pyproject.toml, for `pip install .`; submitit, which only Slurm needs, among its extras."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[>=]", line)[0] for line in about["dependencies"]}
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "lib").rglob("*.py")]
+    imported = {
+        name for text in texts for name in re.findall(r"^ *(?:from|import) (\w+)[\w.]*(?: import|$| as)", text, re.M)
+    }
+    names = {"sklearn": "scikit-learn", "IPython": "ipython"}
+    imported = {names.get(name, name) for name in imported - sys.stdlib_module_names}
+    assert imported == declared | {"submitit"}
+
+
 def test_imports_run_one_way():
     """A room imports itself, the modules beside the rooms, and rooms before it."""
     library = ROOT / "lib" / "mathtransformer"
@@ -86,6 +101,24 @@ def test_notebooks_are_saved_as_run(path):
     assert all((ROOT / "figures" / f"{name}.png").exists() for name in saved)
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert saved and len(shown) >= len(saved)
+
+
+def test_other_choices_do_not_replace_what_is_tracked():
+    """In the cells of what a reader may change: as they are, figures have their own names, and else others."""
+    changed = 0
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cell = next((text for cell in cells if "PREFIX =" in (text := "".join(cell["source"]))), None)
+        for name, value in re.findall(r"^(\w+) = (\d[\d_]*|\[.+\])(?:  #.*)?$", cell or "", re.M):
+            if name == "USUAL":
+                continue
+            names = {"BLUE": 0, "ORANGE": 1, "GREEN": 2, "tempfile": tempfile}
+            exec(cell, names)
+            assert names["PREFIX"] == ""
+            exec(re.sub(rf"^{name} = .*$", f"{name} = [{value}][0] * 2 or [0]", cell, flags=re.M), names)
+            assert names["PREFIX"] != "", (path.stem, name)
+            changed += 1
+    assert changed > 10
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from mathtransformer import load_run
 from mathtransformer.analysis import predictions
 from mathtransformer.analysis.predictions import is_current, judged, load_predictions, path_of, predict, read
 from mathtransformer.data.encodings import rounded
-from mathtransformer.data.matrices import SPECTRA
+from mathtransformer.data.matrices import STUDIED
 from mathtransformer.data.tasks import get_task
 from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
 from mathtransformer.evaluation.metrics import properties
@@ -144,7 +144,7 @@ def test_result_1_wrong_predictions_keep_properties():
 
 
 def test_result_3_laplace_generalises_and_positive_does_not():
-    for tested in SPECTRA:
+    for tested in STUDIED:
         assert share(f"eigenvalues-3x3-{tested}", tested) > 0.99
         assert share("eigenvalues-3x3-laplace", tested) > 0.99
     assert share("eigenvalues-3x3-laplace") > share("eigenvalues-3x3-semicircle")
@@ -162,7 +162,7 @@ def test_result_2_failures_are_predictable():
 
 
 def test_5x5_eigenvalues_are_learned_from_the_solutions_alone():
-    for spectrum in SPECTRA:
+    for spectrum in STUDIED:
         run = load_run(f"eigenvalues-5x5-{spectrum}")
         assert run.config.model.components == 0 and run.info["seconds"] < 45 * 60
         assert share(run.name, spectrum) > 0.98
@@ -171,7 +171,7 @@ def test_5x5_eigenvalues_are_learned_from_the_solutions_alone():
 
 
 def test_result_3_at_5x5():
-    for tested in SPECTRA:
+    for tested in STUDIED:
         assert share("eigenvalues-5x5-laplace", tested) > 0.9
     assert share("eigenvalues-5x5-semicircle", "laplace") < 0.5
     assert share("eigenvalues-5x5-positive", "semicircle") < 0.1
@@ -263,10 +263,10 @@ def test_targets_that_are_not_stored_are_exact_and_other_matrices_are_refused(mo
 def test_a_random_scale_makes_the_semicircle_generalise():
     """data/results/changed_training.csv: trainings of notebook 03."""
     changed = pd.read_csv(TRACK.with_name("changed_training.csv"))
-    assert set(changed.tested) == set(SPECTRA) and changed.groupby("change").seed.nunique().min() >= 2
+    assert set(changed.tested) == set(STUDIED) and changed.groupby("change").seed.nunique().min() >= 2
     others = changed[changed.tested != "semicircle"]
     means = (others.right / others.n).groupby(others.change).mean()
-    stored = {name: np.mean([share(f"eigenvalues-3x3-{name}", other) for other in set(SPECTRA) - {"semicircle"}])
+    stored = {name: np.mean([share(f"eigenvalues-3x3-{name}", other) for other in set(STUDIED) - {"semicircle"}])
               for name in ("semicircle", "laplace")}  # fmt: skip
     assert stored["semicircle"] < 0.6 and stored["laplace"] > 0.99
     assert 0.9 < means["random scale"] < stored["laplace"] and means["normal entries"] > 0.85

@@ -1,6 +1,7 @@
 """The folders of runs: going on, refusing, and never losing what was there."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write({path: b"new"})
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        files.write({path: b"new"})
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -190,6 +193,7 @@ def test_stored_runs_are_found_before_folders_here(tmp_path, monkeypatch):
     assert runs.find("eigenvectors-3x3") == runs.RUNS / "eigenvectors-3x3"
     with pytest.raises(FileError, match="this is not a run"):
         load_run("./eigenvectors-3x3")
+    assert runs.find(runs.find("./eigenvectors-3x3")) == tmp_path / "eigenvectors-3x3"  # nor is what was found
 
 
 def test_the_home_of_the_data_can_be_chosen(tmp_path):

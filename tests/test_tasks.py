@@ -8,8 +8,9 @@ import torch
 
 from mathtransformer.checks import as_matrices
 from mathtransformer.data.encodings import encoding
-from mathtransformer.data.matrices import ENTRIES, SPECTRA
+from mathtransformer.data.matrices import ENTRIES, SPECTRA, STUDIED
 from mathtransformer.data.tasks import TASKS, get_task, sample
+from mathtransformer.training.presets import PRESETS
 
 
 def generator(seed=0):
@@ -149,12 +150,13 @@ def test_a_seed_or_nothing_serves_as_generator():
 
 
 def test_a_spectrum_of_ones_own(monkeypatch):
-    """One entry of the table is all it takes."""
+    """One entry of the table is all it takes, and changes nothing else."""
     monkeypatch.setitem(
         SPECTRA, "identity", lambda size, n, rng, entries: np.broadcast_to(np.eye(size), (n, size, size))
     )
     assert (sample("eigenvalues", 3, 5, 0, "identity")[1] == 1).all()
-    assert all(callable(spectrum) for spectrum in SPECTRA.values()) and len(SPECTRA) == 8
+    assert all(callable(spectrum) for spectrum in SPECTRA.values())
+    assert set(STUDIED) < set(SPECTRA) and all(set(preset.tested) <= set(STUDIED) for preset in PRESETS.values())
 
 
 @pytest.mark.parametrize("entries", ["uniform", "normal"])

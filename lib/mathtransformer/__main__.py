@@ -227,7 +227,10 @@ def job(name: str, arguments: argparse.Namespace):
 
     preset, _, seed = name.partition(":")
     words = ["train", preset, f"--seed={seed or 0}", f"--threads={arguments.threads}", "--no-bar", *arguments.options]
-    config = configure(parser().parse_args(words))
+    asked = parser().parse_args(words)
+    if asked.force or asked.out:
+        raise ValueError("--out stands before the lone --, --force is for train: a queue goes on with what it began")
+    config = configure(asked)
     run = arguments.out / run_name(preset, config.seed)
     return Job(run, config, (*words, f"--out={run}"))
 
@@ -266,16 +269,19 @@ def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     end = words.index("--") if words[:1] == ["queue"] and "--" in words else len(words)
     arguments = parser().parse_args(words[:end], argparse.Namespace(options=words[end + 1 :]))
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mathtransformer").setLevel(logging.INFO)
     interrupts.raise_interrupted()
     try:
         return arguments.do(arguments)
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+    except (Exception, interrupts.Interrupted) as error:
+        if stop := interrupts.behind(error):
+            print(stop, file=sys.stderr)
+            return stop.status
+        if not isinstance(error, (ValueError, TypeError, FloatingPointError, OSError)):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, TypeError)) else 1
-    except interrupts.Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.status
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def choose(what: str, name, allowed: Iterable[str]) -> None:
+def check_name(what: str, name, allowed: Iterable[str]) -> None:
     """ValueError, with the near matches, unless `name` is one of `allowed`."""
     allowed = list(allowed)
     if isinstance(name, str) and name in allowed:

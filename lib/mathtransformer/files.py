@@ -32,6 +32,8 @@ def write(files: dict[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path, partial in partials.items():
             os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
@@ -89,7 +91,8 @@ def lock(folder: Path, wait: bool = False):
     except Timeout:
         raise FileError(f"another process is writing into {folder}: wait for it, or choose another --out") from None
     except OSError as error:
-        raise FileError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
+        advice = "" if wait else "; choose another folder with --out"
+        raise FileError(f"cannot write into {folder}: {error.strerror}{advice}") from None
     try:
         for partial in folder.glob(f".*{PARTIAL}"):  # of a process that was killed
             partial.unlink(missing_ok=True)

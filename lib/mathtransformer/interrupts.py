@@ -16,6 +16,13 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + number
 
 
+def behind(error: BaseException | None) -> Interrupted | None:
+    """The signal that an error came of. Python and PyTorch wrap what is raised while they define a class or compile."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__
+    return error
+
+
 def raise_interrupted() -> None:
     """From now on a signal raises Interrupted, so that what was opened is closed."""
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import files
-from ..checks import choose
+from ..checks import check_name
 from ..data.encodings import encoding
 from ..data.matrices import SPECTRA
 from ..data.tasks import get_task
@@ -133,7 +133,7 @@ def predict(run: Run, n: int, spectrum: str | None = None) -> Path:
     """
     config = run.config
     spectrum = spectrum or config.spectrum
-    choose("spectrum", spectrum, SPECTRA)
+    check_name("spectrum", spectrum, SPECTRA)
     problem = config.task, config.size, spectrum, config.entries
     path, shared, own = path_of(run.folder, spectrum), problems_path(*problem), {}
     if path.parent == PREDICTIONS and not shared.exists():
@@ -165,7 +165,7 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
 
     spectrum: of the problems, for a run. FileError if there are no answers to them, or none of these weights.
     """
-    choose("spectrum", spectrum, SPECTRA)
+    check_name("spectrum", spectrum, SPECTRA)
     if isinstance(run, str) and Path(run).name == run and os.path.exists(imported_path(run)):
         path, weights = imported_path(run), None
     else:

@@ -20,7 +20,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from ..checks import as_array, as_numbers, choose
+from ..checks import as_array, as_numbers, check_name
 
 ENCODINGS = ("P10", "P1000", "B1999", "FP15")
 EXPONENTS = range(-100, 101)
@@ -208,7 +208,7 @@ class FloatingPoint(Encoding):
 @cache
 def encoding(name: str) -> Encoding:
     """The encoding called P10, P1000, B1999 or FP15; ValueError with the near matches for any other name."""
-    choose("encoding", name, ENCODINGS)
+    check_name("encoding", name, ENCODINGS)
     return FloatingPoint() if name == "FP15" else Positional(name)
 
 

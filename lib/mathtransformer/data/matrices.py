@@ -73,3 +73,6 @@ SPECTRA: dict[str, Callable] = {
     "positive2": rebuilt(lambda old, sigma, rng: np.abs(rng.laplace(0.0, sigma / np.sqrt(2), old.shape))),
     "marcenko": marcenko,
 }
+
+# The paper's: what the models of data/runs were trained and tested on. To add a spectrum changes nothing of that.
+STUDIED = ("semicircle", "uniform", "gaussian", "laplace", "positive", "positive2", "marcenko")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..checks import choose, whole_number
+from ..checks import check_name, whole_number
 from . import measures
 from .canonical import Restore, canonical_matrices, canonical_symmetric, sign, unchanged
 from .matrices import ENTRIES, MAX_SIZE, SPECTRA, square
@@ -216,7 +216,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (Eigenvalues(), Eigenvecto
 
 def get_task(name: str) -> Task:
     """The task of that name; ValueError with the near matches for any other."""
-    choose("task", name, TASKS)
+    check_name("task", name, TASKS)
     return TASKS[name]
 
 
@@ -233,8 +233,8 @@ def draw(
 
 def check_problem(task: Task, size, spectrum: str, entries: str) -> int:
     """The size. TypeError or ValueError for a size, spectrum or kind of entries that the task does not have."""
-    choose("spectrum", spectrum, SPECTRA)
-    choose("entries", entries, ENTRIES)
+    check_name("spectrum", spectrum, SPECTRA)
+    check_name("entries", entries, ENTRIES)
     if spectrum != "semicircle" and not task.symmetric:
         raise ValueError(f"{task.name} has no spectrum to choose, got {spectrum!r}")
     return whole_number("size (of the matrices)", size, 1, MAX_SIZE)

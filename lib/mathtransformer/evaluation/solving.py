@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import choose
+from ..checks import check_name
 from ..data.canonical import Restore
 from ..data.tasks import Task
 from .repair import REPAIRS, residual
@@ -65,9 +65,9 @@ def view(
 
 def solve(task: Task, inputs: np.ndarray, ask: Callable, tolerance: float, tries: int, repair: Sequence[str]) -> Solved:
     """ask(matrices (m, n, n), number of the try) -> answers. See `Run.solve`."""
-    choose("task that can be checked", task.name, REPAIRS)
+    check_name("task that can be checked", task.name, REPAIRS)
     for name in repair:
-        choose(f"repair of {task.name}", name, REPAIRS[task.name])
+        check_name(f"repair of {task.name}", name, REPAIRS[task.name])
     answers = np.full((len(inputs), *task.target_shape(inputs.shape[-1])), np.nan)
     errors, asked = np.full(len(inputs), np.inf), np.zeros(len(inputs), int)
 

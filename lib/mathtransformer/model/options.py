@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..checks import choose, whole_number
+from ..checks import check_name, whole_number
 from ..data.encodings import ENCODINGS
 
 CHOICES = {
@@ -71,7 +71,7 @@ class ModelOptions:
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
-            choose(name, getattr(self, name), allowed)
+            check_name(name, getattr(self, name), allowed)
         for name in ("width", "heads", "encoder_layers", "decoder_layers"):
             whole_number(name, getattr(self, name), 1, 10_000)
         if not 0 <= self.components < math.inf:

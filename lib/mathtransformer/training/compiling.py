@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..interrupts import behind
+
 log = logging.getLogger("mathtransformer")
 
 
@@ -66,6 +68,8 @@ def compiled(model: nn.Module, batch: list[torch.Tensor], bfloat16: bool) -> nn.
         loss.backward()
         return function
     except Exception as error:  # the compiler's own errors have no common class
+        if stop := behind(error):
+            raise stop from None
         log.warning("torch.compile failed (%s): going on without it", last_line(error))
         return None
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from ..checks import choose, whole_number
+from ..checks import check_name, whole_number
 from ..data.tasks import check_problem, get_task
 from ..model.options import PAPER, ModelOptions
 
@@ -82,7 +82,7 @@ class TrainOptions:
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
-            choose(name, getattr(self, name), allowed)
+            check_name(name, getattr(self, name), allowed)
         if not self.clip > 0 or self.warmup < 0 or not 0 <= self.beta2 < 1:
             raise ValueError("clip must be positive, warmup not negative, beta2 in [0, 1)")
 
@@ -127,7 +127,7 @@ class Config:
     @classmethod
     def of(cls, task: str, size: int, *phases: dict, recipe: str = "fast", **options) -> Config:
         """The recipe for a problem. phases: fields of each Phase, an hour if none is given; options: see `changed`."""
-        choose("recipe", recipe, RECIPES)
+        check_name("recipe", recipe, RECIPES)
         model, training, phase = RECIPES[recipe]
         schedule = tuple(Phase(**{**phase, **values}) for values in phases or [{"minutes": 60}])
         return cls(task, size, schedule, model=model, training=training).changed(**options)

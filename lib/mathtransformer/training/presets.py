@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import choose
-from ..data.matrices import SPECTRA
+from ..checks import check_name
+from ..data.matrices import STUDIED
 from .config import Config
 
 
@@ -24,8 +24,8 @@ class Preset:
 
 
 def eigenvalues(size: int, spectrum: str, *phases: dict, seeds: tuple[int, ...] = (0,), **options) -> Preset:
-    """A model of eigenvalues is tested on every spectrum."""
-    return Preset(Config.of("eigenvalues", size, *phases, spectrum=spectrum, **options), seeds, tested=tuple(SPECTRA))
+    """A model of eigenvalues is tested on all of STUDIED."""
+    return Preset(Config.of("eigenvalues", size, *phases, spectrum=spectrum, **options), seeds, tested=STUDIED)
 
 
 AS_THEY_ARE = {"canonical_input": False, "optimizer": "adamw"}
@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {
             width=64,
             canonical_input=False,
         )
-        for spectrum in SPECTRA
+        for spectrum in STUDIED
     },
     "eigenvectors-3x3": Preset(
         Config.of("eigenvectors", 3, {"examples": 1_200_000}, beta2=0.98, **AS_THEY_ARE), (0, 1, 2), problems=50_000
@@ -75,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         f"eigenvalues-5x5-{spectrum}": eigenvalues(
             5, spectrum, {"examples": 200_000 if spectrum in ("positive2", "marcenko") else 400_000}
         )
-        for spectrum in SPECTRA
+        for spectrum in STUDIED
     },
     # From the solutions alone: nothing but their tokens is learned from.
     "eigenvectors-5x5": Preset(
@@ -101,7 +101,7 @@ def run_name(preset: str, seed: int) -> str:
 
 def get_preset(name: str) -> Preset:
     """The preset of that name; ValueError, with the near matches, for any other."""
-    choose("preset", name, PRESETS)
+    check_name("preset", name, PRESETS)
     return PRESETS[name]
 
 

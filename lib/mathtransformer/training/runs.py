@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from .. import files
-from ..checks import as_matrices, as_numbers, choose, whole_number
+from ..checks import as_matrices, as_numbers, check_name, whole_number
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
 from ..evaluation.answers import Certainty, answer, answer_at_any_scale, certainty, largest_entry
@@ -260,10 +260,10 @@ def find(name_or_path: str | Path) -> Path:
         if not os.path.isfile(folder / "run.json"):  # os: names may be too long
             if not known:
                 raise FileError(f"no run {folder.name!r}: {RUNS} has none; MATHTRANSFORMER_HOME says where data/ is")
-            choose("run", folder.name, known)
+            check_name("run", folder.name, known)
     elif not os.path.isdir(folder):
         raise FileError(f"{str(folder)!r} is not a folder")
-    return folder
+    return folder.absolute()  # which no one takes for a bare name
 
 
 def load_run(name_or_path: str | Path) -> Run:
