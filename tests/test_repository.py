@@ -47,6 +47,12 @@ def test_stored_runs_are_what_their_presets_say(name):
     assert all(path.stat().st_size < 10e6 for path in folder.glob("model*"))
 
 
+def test_the_half_trained_5x5_model_is_the_trained_one_on_its_way():
+    half, whole = (load_run(name) for name in ("eigenvectors-5x5-half", "eigenvectors-5x5"))
+    assert half.config == whole.config and not half.info["finished"] and half.info["examples"] < whole.info["examples"]
+    pd.testing.assert_frame_equal(half.log, whole.log[: len(half.log)])
+
+
 def test_conda_and_binder_take_the_requirements():
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n")[:-1]
     assert pins[-1] == "-e ." and all("==" in pin for pin in pins[:-1])

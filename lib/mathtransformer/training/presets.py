@@ -77,9 +77,9 @@ PRESETS: dict[str, Preset] = {
         )
         for spectrum in STUDIED
     },
-    # From the solutions alone: nothing but their tokens is learned from.
+    # From the solutions alone: nothing but their tokens is learned from. `-half` is a copy of it as it was on its way.
     "eigenvectors-5x5": Preset(
-        Config.of("eigenvectors", 5, {"minutes": 90}, {"minutes": 30, "learning_rate": 1e-3, **LATE})
+        Config.of("eigenvectors", 5, {"minutes": 66, "decay": 0.01}, {"minutes": 66, **LATE}), problems=50_000
     ),
     "eigenvectors-5x5-components": Preset(
         Config.of(
