@@ -19,6 +19,7 @@ setup: $(STAMP)  ## make .venv and install requirements.txt into it
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'Installing requirements.txt into .venv. That takes some minutes, and says nothing meanwhile.'
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
@@ -38,7 +39,7 @@ test-faults: $(STAMP)  ## the long tests: trainings killed at random, full disks
 	$(BIN)/python -m pytest -m '' $(FAULTS)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 train: $(STAMP)  ## train the models of data/runs that are not there, two at a time, one thread each; may be stopped and started
 	$(BIN)/python -m mathtransformer queue
