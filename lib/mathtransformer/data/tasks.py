@@ -22,12 +22,18 @@ MAX_ENTRIES = 10**9  # of all the matrices of one `sample`: 8 GB
 
 
 class Task(ABC):
-    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose. `rescaled`: takes solutions of
-    factor * M, and the factors (N,), to solutions of M; None for a task that knows no law of scaling."""
+    """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose.
+
+    Optional methods, None for a task that has no such law. `rescaled`: takes solutions of factor * M, and the factors
+    (N,), to solutions of M. `turned`: takes solutions of L M R, with L and R orthogonal (N, n, n), and R = L^T if M is
+    symmetric, to solutions of M. `residual`: inputs and answers -> (N,) see `repair.residual`.
+    """
 
     name: str
     symmetric = True
     rescaled: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    turned: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    residual: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     # What must be written for a new task.
 
@@ -126,6 +132,20 @@ class Eigenvalues(Task):
     def rescaled(self, solutions, factors):
         return solutions / factors[:, None]
 
+    def turned(self, solutions, left, right):
+        return solutions
+
+    def residual(self, inputs, answers):
+        """A lower bound of the error, so that a small one is **necessary, not sufficient**.
+
+        Both |tr M - sum| and ||M|_F - sqrt(sum of squares)| are at most d = sum |answer - true|, since two vectors'
+        lengths differ by no more than their distance. With x the larger, d / sum |true| >= x / (sum |answer| + x).
+        """
+        trace = np.abs(np.trace(inputs, axis1=1, axis2=2) - answers.sum(1))
+        length = np.abs(np.linalg.norm(inputs, axis=(1, 2)) - np.linalg.norm(answers, axis=1))
+        most = np.maximum(trace, length)
+        return np.where(most == 0, 0.0, most / (measures.total(answers) + most))
+
     def relative_error(self, inputs, targets, predictions):
         return measures.relative(predictions - targets, targets)
 
@@ -157,6 +177,16 @@ class Eigenvectors(Task):
 
     def rescaled(self, solutions, factors):
         return np.concatenate([solutions[:, :1] / factors[:, None, None], solutions[:, 1:]], axis=1)
+
+    def turned(self, solutions, left, right):
+        return np.concatenate([solutions[:, :1], left.mT @ solutions[:, 1:]], axis=1)
+
+    def residual(self, inputs, answers):
+        """The error, or the largest entry of |V^T V - I| if that is larger: the error of cV, c^2 lambda is that of
+        V, lambda for every c."""
+        vectors = answers[:, 1:]
+        unlike = measures.worst(np.abs(vectors.mT @ vectors - np.eye(inputs.shape[-1])))
+        return np.maximum(self.error(inputs, answers, answers), unlike)  # which looks at no targets
 
     def relative_error(self, inputs, targets, predictions):
         eigenvalues, vectors = predictions[:, 0], predictions[:, 1:]
@@ -193,6 +223,12 @@ class Inversion(Task):
 
     def rescaled(self, solutions, factors):
         return solutions * factors[:, None, None]
+
+    def turned(self, solutions, left, right):
+        return right @ solutions @ left
+
+    def residual(self, inputs, answers):
+        return self.error(inputs, answers, answers)  # which looks at no targets
 
     def solvable(self, inputs):
         """An inverse with entries below 1e8.

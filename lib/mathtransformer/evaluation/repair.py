@@ -17,30 +17,14 @@ from itertools import combinations
 
 import numpy as np
 
-from ..data import measures
 from ..data.tasks import Task
 
 
 def residual(task: Task, inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """(N,) how far answers are from solving their problems, from M alone; infinite for one that has a NaN.
-
-    Inversion: the task's error. Eigenvectors: the task's error or the largest entry of |V^T V - I|, whichever is
-    larger; for the error alone is that of cV, c^2 lambda for every c. Eigenvalues: a lower bound of the error, so that
-    a small one is **necessary, not sufficient**. Both |tr M - sum| and ||M|_F - sqrt(sum of squares)| are at most d =
-    sum |answer - true|, since two vectors' lengths differ by no more than their distance. With x the larger of them,
-    the error d / sum |true| is at least x / (sum |answer| + x).
-    """
+    """(N,) how far answers are from solving their problems, from M alone; infinite for one that has a NaN. Formulas:
+    `Eigenvalues.residual` (a lower bound), `Eigenvectors.residual`, `Inversion.residual`."""
     with np.errstate(all="ignore"):
-        if task.name == "eigenvalues":
-            trace = np.abs(np.trace(inputs, axis1=1, axis2=2) - answers.sum(1))
-            length = np.abs(np.linalg.norm(inputs, axis=(1, 2)) - np.linalg.norm(answers, axis=1))
-            most = np.maximum(trace, length)
-            found = np.where(most == 0, 0.0, most / (measures.total(answers) + most))
-        else:
-            found = task.error(inputs, answers, answers)  # it looks at no targets
-        if task.name == "eigenvectors":
-            vectors = answers[:, 1:]
-            found = np.maximum(found, measures.worst(np.abs(vectors.mT @ vectors - np.eye(inputs.shape[-1]))))
+        found = task.residual(inputs, answers)
     return np.where(np.isnan(found), np.inf, found)
 
 

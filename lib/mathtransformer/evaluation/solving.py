@@ -47,20 +47,21 @@ def view(
     matrices = left @ inputs @ right * factors[:, None, None]
     if not task.symmetric:
 
-        def turn(arrays: np.ndarray) -> np.ndarray:
+        def transposed(arrays: np.ndarray) -> np.ndarray:
             return np.where(half[:, None], arrays.mT, arrays)
 
-        return turn(matrices), lambda solutions: task.rescaled(right @ turn(solutions) @ left, factors)
+        return transposed(matrices), lambda solutions: task.rescaled(
+            task.turned(transposed(solutions), left, right), factors
+        )
+
+    sign = np.where(half[:, 0], -1.0, 1.0)
 
     def restore(solutions: np.ndarray) -> np.ndarray:
         negated = half.reshape(-1, *[1] * (solutions.ndim - 1))
-        solutions = task.rescaled(np.where(negated, solutions[..., ::-1], solutions), factors * sign[:, 0])
-        if task.name == "eigenvectors":
-            solutions[:, 1:] = left.mT @ solutions[:, 1:]
-        return solutions
+        solutions = np.where(negated, solutions[..., ::-1], solutions)  # in the order of the eigenvalues
+        return task.turned(task.rescaled(solutions, factors * sign), left, right)
 
-    sign = np.where(half, -1.0, 1.0)
-    return matrices * sign[:, None], restore
+    return matrices * sign[:, None, None], restore
 
 
 def solve(task: Task, inputs: np.ndarray, ask: Callable, tolerance: float, tries: int, repair: Sequence[str]) -> Solved:
