@@ -21,6 +21,19 @@ def relative(difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return np.where(difference == 0, 0.0, difference / scale)
 
 
+def least_error(matrices: np.ndarray, eigenvalues: np.ndarray) -> np.ndarray:
+    """Symmetric (N, n, n), what may be their eigenvalues (N, n) -> (N,) a lower bound of the relative error of these,
+    so that a small one is **necessary, not sufficient**.
+
+    Both |tr M - sum| and ||M|_F - sqrt(sum of squares)| are at most d = sum |eigenvalue - true|, since two vectors'
+    lengths differ by no more than their distance. With x the larger, d / sum |true| >= x / (sum |eigenvalue| + x).
+    """
+    trace = np.abs(np.trace(matrices, axis1=1, axis2=2) - eigenvalues.sum(1))
+    length = np.abs(np.linalg.norm(matrices, axis=(1, 2)) - np.linalg.norm(eigenvalues, axis=1))
+    most = np.maximum(trace, length)
+    return np.where(most == 0, 0.0, most / (total(eigenvalues) + most))
+
+
 def worst(values: np.ndarray) -> np.ndarray:
     """(N, ...) -> (N,) largest entry, infinite where any is NaN."""
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))

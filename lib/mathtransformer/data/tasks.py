@@ -136,15 +136,7 @@ class Eigenvalues(Task):
         return solutions
 
     def residual(self, inputs, answers):
-        """A lower bound of the error, so that a small one is **necessary, not sufficient**.
-
-        Both |tr M - sum| and ||M|_F - sqrt(sum of squares)| are at most d = sum |answer - true|, since two vectors'
-        lengths differ by no more than their distance. With x the larger, d / sum |true| >= x / (sum |answer| + x).
-        """
-        trace = np.abs(np.trace(inputs, axis1=1, axis2=2) - answers.sum(1))
-        length = np.abs(np.linalg.norm(inputs, axis=(1, 2)) - np.linalg.norm(answers, axis=1))
-        most = np.maximum(trace, length)
-        return np.where(most == 0, 0.0, most / (measures.total(answers) + most))
+        return measures.least_error(inputs, answers)
 
     def relative_error(self, inputs, targets, predictions):
         return measures.relative(predictions - targets, targets)
@@ -182,8 +174,7 @@ class Eigenvectors(Task):
         return np.concatenate([solutions[:, :1], left.mT @ solutions[:, 1:]], axis=1)
 
     def residual(self, inputs, answers):
-        """The error, or the largest entry of |V^T V - I| if that is larger: the error of cV, c^2 lambda is that of
-        V, lambda for every c."""
+        """The error, or the largest entry of |V^T V - I| if that is larger: cV, c^2 lambda has the error of V, lambda."""
         vectors = answers[:, 1:]
         unlike = measures.worst(np.abs(vectors.mT @ vectors - np.eye(inputs.shape[-1])))
         return np.maximum(self.error(inputs, answers, answers), unlike)  # which looks at no targets

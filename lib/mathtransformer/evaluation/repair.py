@@ -22,7 +22,7 @@ from ..data.tasks import Task
 
 def residual(task: Task, inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """(N,) how far answers are from solving their problems, from M alone; infinite for one that has a NaN. Formulas:
-    `Eigenvalues.residual` (a lower bound), `Eigenvectors.residual`, `Inversion.residual`."""
+    `measures.least_error`, `Eigenvectors.residual`, `Inversion.residual`."""
     with np.errstate(all="ignore"):
         found = task.residual(inputs, answers)
     return np.where(np.isnan(found), np.inf, found)

@@ -113,7 +113,7 @@ class Trainer:
         if not math.isfinite(value) or not torch.isfinite(norm):
             raise FloatingPointError(
                 f"loss {value:g}, gradient {norm:g} at step {self.step}, learning rate {self.learning_rate:.3g}: begin "
-                f"anew with lower --learning-rate (of each --phase), and another --out, or --force; {self.saved}"
+                f"anew with a lower --learning-rate (of each --phase), and another --out, or --force; {self.saved}"
             )
         for optimizer in self.optimizers.values():
             optimizer.step()
