@@ -174,7 +174,7 @@ class Eigenvectors(Task):
         return np.concatenate([solutions[:, :1], left.mT @ solutions[:, 1:]], axis=1)
 
     def residual(self, inputs, answers):
-        """The error, or the largest entry of |V^T V - I| if that is larger: cV, c^2 lambda has the error of V, lambda."""
+        """The error, or the largest entry of |V^T V - I| if larger: cV, c^2 lambda have the error of V, lambda."""
         vectors = answers[:, 1:]
         unlike = measures.worst(np.abs(vectors.mT @ vectors - np.eye(inputs.shape[-1])))
         return np.maximum(self.error(inputs, answers, answers), unlike)  # which looks at no targets
