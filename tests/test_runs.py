@@ -169,6 +169,18 @@ def test_published_weights_go_on_at_their_place(tmp_path, caplog):
     assert info["restarts"] == [{"step": 20, "from": "published weights, in half precision"}]
 
 
+def test_logits_of_mantissas_are_stored_in_single_precision(tmp_path):
+    """They grow to thousands, where numbers in half precision are one apart."""
+    trainer = Trainer(tiny(), tmp_path, compiled=False)
+    logits = trainer.model.writer.head.mantissa
+    torch.nn.init.normal_(logits.weight, std=10)
+    trainer.log.rows = [{"loss": 1.0}]
+    trainer.publish()
+    stored = load_run(tmp_path).model.writer.head
+    assert torch.equal(stored.mantissa.weight, logits.weight)
+    assert torch.equal(stored.hidden.weight, trainer.model.writer.head.hidden.weight.half().float())
+
+
 def test_the_further_of_checkpoint_and_published_counts(tmp_path):
     """A newer run may come with `git pull`, while an older checkpoint is still here."""
     old, new = cut(tmp_path / "old", 10), cut(tmp_path / "new", 20)

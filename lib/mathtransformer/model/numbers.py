@@ -133,9 +133,9 @@ class NumberHead(nn.Module):
 
     def mantissas(self, x: Tensor, classes: Tensor) -> Tensor:
         """(B, L, width), classes (B, L) of sign and exponent -> logits (B, L, 900)."""
-        seen = F.relu(self.hidden(x) + self.seen(classes)).square()
         with torch.autocast(x.device.type, enabled=False):  # logits grow large, and bfloat16 has two or three digits
-            return self.mantissa(seen.to(self.mantissa.weight.dtype))
+            hidden = self.hidden(x.to(self.hidden.weight.dtype))
+            return self.mantissa(F.relu(hidden + self.seen(classes)).square())
 
     def loss(self, x: Tensor, ids: Tensor) -> Tensor:
         """(B, L, width), FP15 ids (B, L) -> mean over numbers of the cross-entropy in nats, both parts together."""

@@ -1,6 +1,7 @@
 """Runs: the folders under data/runs that hold a trained model, how it was trained, and its log.
 
-model.safetensors       weights, in half precision; what is beyond 9 MB in model-2.safetensors and so on
+model.safetensors       weights, in half precision but for the logits of mantissas; what is beyond 9 MB in
+                        model-2.safetensors and so on
 run.json                configuration, versions, examples, seconds
 log.csv                 one row an evaluation
 SHA256SUMS              checksums of these, for `sha256sum -c` and for whoever loads the run
@@ -47,8 +48,14 @@ LARGEST = 9.995e8  # entries from here on have no FP15 token
 def publish(
     folder: Path, model: Transformer, log: pd.DataFrame, info: dict, precision: torch.dtype = torch.float16
 ) -> None:
-    """Write what others read: weights, log, run.json, and the checksums that bind them together."""
-    weights = {name: tensor.detach().to(precision).contiguous() for name, tensor in model.state_dict().items()}
+    """Write what others read: weights, log, run.json, and the checksums that bind them together.
+
+    Logits of mantissas are in the thousands: from weights in half precision they would be off by one.
+    """
+    weights = {
+        name: tensor.detach().to(torch.float32 if ".mantissa." in name else precision).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     rows = log.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     text = json.dumps({"format": FORMAT, **info}, indent=1) + "\n"
     contents = {name: save(shard) for name, shard in shards(weights).items()}
