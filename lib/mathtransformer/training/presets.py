@@ -73,7 +73,10 @@ PRESETS: dict[str, Preset] = {
     ),
     **{
         f"eigenvalues-5x5-{spectrum}": eigenvalues(
-            5, spectrum, {"examples": 200_000 if spectrum in ("positive2", "marcenko") else 400_000}
+            5,
+            spectrum,
+            {"examples": 200_000 if spectrum in ("positive2", "marcenko") else 400_000},
+            seeds=(0, 1, 2) if spectrum == "semicircle" else (0,),
         )
         for spectrum in STUDIED
     },
