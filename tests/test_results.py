@@ -187,10 +187,10 @@ def test_result_1_at_5x5_with_components():
 
 def test_result_1_at_5x5_from_the_solutions_alone():
     run = "eigenvectors-5x5"
-    assert load_run(run).config.model.components == 0 and load_run(run).info["seconds"] < 8_000
+    assert load_run(run).config.model.components == 0 and load_run(run).info["seconds"] < 14_000
     before = pd.read_csv(TRACK.with_name("single_precision_5x5.csv")).iloc[-1]  # the goal: 75 % in two core-hours
     assert before.seconds < 7_300 and before["error_5%"] > 0.775
-    assert share(run) > 0.775 and share(run) == pytest.approx(0.7906, abs=0.004)
+    assert share(run) == pytest.approx(0.8348, abs=0.004) and share(run, tolerance=0.25) > 0.97
     assert share("eigenvectors-5x5-half") == pytest.approx(0.6517, abs=0.01)
     assert share(run, name="eigenvalues") > 0.998
     assert share(run, name="eigenvalues", among=wrong) > 0.98 and share(run, name="norm", among=wrong) > 0.94

@@ -82,7 +82,8 @@ PRESETS: dict[str, Preset] = {
     },
     # From the solutions alone: nothing but their tokens is learned from. `-half` is a copy of it as it was on its way.
     "eigenvectors-5x5": Preset(
-        Config.of("eigenvectors", 5, {"minutes": 66, "decay": 0.01}, {"minutes": 66, **LATE}), problems=50_000
+        Config.of("eigenvectors", 5, {"minutes": 66, "decay": 0.01}, {"minutes": 66, **LATE}, {"minutes": 98, **LATE}),
+        problems=50_000,
     ),
     "eigenvectors-5x5-components": Preset(
         Config.of(
