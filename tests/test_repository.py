@@ -1,4 +1,4 @@
-"""What the repository promises of itself. `python tests/test_repository.py` rewrites what the README has of notebook 04."""
+"""What the repository promises. `python tests/test_repository.py` rewrites the numbers and tables of the README."""
 
 import json
 import re
