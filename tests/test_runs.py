@@ -12,6 +12,7 @@ import torch
 from small import cut, tiny, train, weights
 
 from mathtransformer import files, load_run, sample
+from mathtransformer.evaluation.answers import answer
 from mathtransformer.files import FileError
 from mathtransformer.training import progress, runs
 from mathtransformer.training.trainer import Trainer
@@ -144,6 +145,22 @@ def test_a_run_with_components_can_start_from_one_without(tmp_path):
     stored = load_run(tmp_path / "without").model
     assert torch.equal(begun.model.encoder[0].feedforward.hidden.weight, stored.encoder[0].feedforward.hidden.weight)
     assert torch.equal(begun.model.components.weight, untrained)
+
+
+def test_a_deeper_run_starts_as_good_as_the_one_that_it_starts_from(trained, tmp_path):
+    stored = load_run(trained)
+    config = tiny(64, encoder_layers=3, decoder_layers=2, start=str(trained))
+    deeper = Trainer(config, tmp_path, compiled=False)
+    deeper.start_from(config.start)
+    assert len(deeper.model.encoder) > len(stored.model.encoder)
+    assert len(deeper.model.decoder) > len(stored.model.decoder)
+    matrices = stored.like_training(50)
+    assert np.array_equal(answer(deeper.model.eval(), matrices), stored.predict(matrices, any_scale=False))
+    with pytest.raises(ValueError, match="do not fit"):
+        train(config.changed(block="post-norm"), tmp_path / "other-block")
+    assert train(config, tmp_path / "deeper") == 0
+    with pytest.raises(ValueError, match="do not fit"):
+        train(tiny(64, start=str(tmp_path / "deeper")), tmp_path / "fewer-layers")
 
 
 def test_two_trainings_cannot_share_a_folder(copy):

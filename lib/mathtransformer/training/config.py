@@ -105,7 +105,7 @@ class Config:
     """All that determines a training, apart from the machine.
 
     phases: one after the other. start: a run whose weights to begin with; with row-column positions its size and task
-    may be others. Raises ValueError or TypeError, naming what is wrong.
+    may be others; with pre-norm blocks it may have fewer layers. Raises ValueError or TypeError, naming what is wrong.
     """
 
     task: str

@@ -208,10 +208,13 @@ class Trainer:
     def start_from(self, name: str) -> None:
         """Begin with the weights of another run, whose size and task may differ if positions="row-column".
 
-        A run that was not taught components has no weights to show them: those begin as they are.
+        What that run may lack begins as it is: weights that show components, and with block="pre-norm" further layers,
+        which change nothing at first.
         """
         weights = runs.load_run(name).model.state_dict()
-        own = {key: tensor for key, tensor in self.model.state_dict().items() if key.startswith("components.")}
+        layers = ("encoder.", "decoder.") if self.config.model.block == "pre-norm" else ()
+        begun = self.model.state_dict().items()
+        own = {key: tensor for key, tensor in begun if key.startswith(("components.", *layers))}
         try:
             self.model.load_state_dict({**own, **weights})
         except RuntimeError as error:
