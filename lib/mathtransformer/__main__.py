@@ -86,9 +86,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", choices=RECIPES, help="default: fast")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--entries", choices=ENTRIES, help="distribution of the matrix entries")
-    parser.add_argument(
-        "--start", metavar="RUN", help="begin with the weights of this run, of any size, as deep or less"
-    )
+    parser.add_argument("--start", metavar="RUN", help="begin with the weights of this run, of any size")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=count, help="CPU threads (two trainings of one thread beat one of two)")
     switch = {"action": argparse.BooleanOptionalAction}

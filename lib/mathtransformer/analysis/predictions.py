@@ -45,10 +45,12 @@ def columns(prefix: str, array: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def array(table: pd.DataFrame, prefix: str) -> np.ndarray:
-    """The inverse of `columns`."""
+    """The inverse of `columns`; of symmetric matrices the table may have the upper triangle alone."""
     names = [name for name in table.columns if name == prefix or name.startswith(f"{prefix}_")]
     shape = [int(k) + 1 for k in names[-1].split("_")[1:]]
-    return table[names].to_numpy().reshape(-1, *shape)
+    places = itertools.product(*(map(str, range(k)) for k in shape))
+    pairs = [("_".join([prefix, *place]), "_".join([prefix, *reversed(place)])) for place in places]
+    return table[[name if name in table else mirrored for name, mirrored in pairs]].to_numpy().reshape(-1, *shape)
 
 
 def to_ids(numbers: np.ndarray) -> np.ndarray:
@@ -88,8 +90,14 @@ def new_problems(task: str, size: int, spectrum: str, entries: str, n: int) -> t
 
 
 def problem_columns(inputs: np.ndarray, targets: np.ndarray, spectrum: str) -> dict[str, np.ndarray]:
-    """Inputs; and targets only of spectra that are rebuilt, which another LAPACK may draw otherwise."""
+    """Inputs, of symmetric ones a triangle; targets only of spectra that are rebuilt, which another LAPACK may draw
+    otherwise."""
     found = columns("input", to_ids(inputs))
+    if (inputs == inputs.swapaxes(1, 2)).all():
+        found = {
+            f"input_{row}_{column}": found[f"input_{row}_{column}"]
+            for row, column in zip(*np.triu_indices(inputs.shape[1]))
+        }
     if spectrum == "semicircle":
         return found
     return found | columns("target", targets.astype(np.float32))  # to seven digits, where a token has three
