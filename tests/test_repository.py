@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from mathtransformer.analysis import plotting
 from mathtransformer.paths import RUNS
 from mathtransformer.training.presets import PRESETS, run_name
 from mathtransformer.training.runs import check_same, load_run
@@ -114,10 +116,20 @@ def test_notebooks_are_saved_as_run(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs and not any(o["output_type"] == "error" or o.get("name") == "stderr" for o in outputs)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    saved = re.findall(r'save\(figure, (?:PREFIX \+ )?"(\w+)"\)', "".join("".join(cell["source"]) for cell in code))
+    saved = re.findall(r'save\(figure, (?:PREFIX \+ )?"(\w+)"', "".join("".join(cell["source"]) for cell in code))
     assert all((ROOT / "figures" / f"{name}.png").exists() for name in saved)
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert saved and len(shown) >= len(saved)
+
+
+def test_a_figure_is_replaced_unless_it_is_to_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(plotting, "FIGURES", tmp_path / "figures")
+    path = tmp_path / "figures" / "fig.png"
+    contents = []
+    for size, again in ((1, False), (2, False), (2, True)):
+        plotting.save(Figure((size, size)), "fig", replace=again)
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1] != contents[2]
 
 
 def test_other_choices_do_not_replace_what_is_tracked():

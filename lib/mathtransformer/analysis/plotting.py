@@ -34,7 +34,12 @@ def style() -> None:
     )
 
 
-def save(figure: Figure, name: str) -> None:
-    """Save a figure as figures/NAME.png, with the same bytes whenever it shows the same (no date, no version)."""
+def save(figure: Figure, name: str, replace: bool = True) -> None:
+    """Save a figure as figures/NAME.png, with the same bytes whenever it shows the same (no date, no version).
+
+    replace: False keeps one that is there, for figures of a training just made: another processor gives other bits.
+    """
     FIGURES.mkdir(exist_ok=True)
-    figure.savefig(FIGURES / f"{name}.png", dpi=130, metadata={"Software": None})
+    path = FIGURES / f"{name}.png"
+    if replace or not path.exists():
+        figure.savefig(path, dpi=130, metadata={"Software": None})
