@@ -26,7 +26,7 @@ from small import tiny, train
 from mathtransformer import files, load_run
 from mathtransformer.files import FileError
 from mathtransformer.model.transformer import Transformer
-from mathtransformer.training import progress, runs
+from mathtransformer.training import checkpoints, progress, runs
 from mathtransformer.training.trainer import Trainer
 
 
@@ -161,7 +161,7 @@ def test_a_disk_that_fails_until_the_end(whole, disk, monkeypatch, capsys, fault
         message = capsys.readouterr().err.splitlines()[-1]
         assert message.startswith(f"error: {folder}: could not save at step {STEPS} ({os.strerror(number)}): ")
         assert "give the same command again" in message
-        assert runs.load_checkpoint(folder)[1]["step"] == saved
+        assert checkpoints.load(folder)[1]["step"] == saved
         assert load_run(folder).info["steps"] == min(saved, STEPS - 1)
         monkeypatch.undo()
         disk.mend()
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite(whole, tmp_path, monkeypatch, capsys, fault):
         expected = r"error: loss nan, gradient nan at step 7, learning rate .*lower --learning-rate \(of each --phase\)"
         expected += ".*step 7 is intact"
         assert re.match(expected, capsys.readouterr().err.splitlines()[-1])
-        assert runs.load_checkpoint(folder)[1]["step"] == 7
+        assert checkpoints.load(folder)[1]["step"] == 7
         monkeypatch.undo()
         assert resume(folder) == 0
         assert result(folder) == whole
@@ -189,7 +189,7 @@ def test_a_training_that_diverges(tmp_path, monkeypatch, capsys, fault):
     with fault("loss not finite"):
         assert command(tmp_path / "run", "--learning-rate", "1e30") == 1
         assert "lower --learning-rate" in capsys.readouterr().err.splitlines()[-1]
-        assert np.isfinite(runs.load_checkpoint(tmp_path / "run")[0]["model.writer.start"].numpy()).all()
+        assert np.isfinite(checkpoints.load(tmp_path / "run")[0]["model.writer.start"].numpy()).all()
 
 
 # --- Files that are damaged ---

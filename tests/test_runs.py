@@ -14,7 +14,7 @@ from small import cut, tiny, train, weights
 from mathtransformer import files, load_run, sample
 from mathtransformer.evaluation.answers import answer
 from mathtransformer.files import FileError
-from mathtransformer.training import progress, runs
+from mathtransformer.training import checkpoints, progress, runs
 from mathtransformer.training.trainer import Trainer
 
 
@@ -159,6 +159,10 @@ def test_a_deeper_run_starts_as_good_as_the_one_that_it_starts_from(trained, tmp
     with pytest.raises(ValueError, match="do not fit"):
         train(config.changed(block="post-norm"), tmp_path / "other-block")
     assert train(config, tmp_path / "deeper") == 0
+    run = load_run(tmp_path / "deeper")
+    assert run.history.examples.iloc[-1] == stored.info["examples"] + 64 == stored.log.examples.iloc[-1] + 64
+    assert run.history.step.is_monotonic_increasing and run.history.seconds.is_monotonic_increasing
+    assert len(run.history) == len(stored.history) + len(run.log) - 1
     with pytest.raises(ValueError, match="do not fit"):
         train(tiny(64, start=str(tmp_path / "deeper")), tmp_path / "fewer-layers")
 
@@ -175,9 +179,9 @@ def test_two_trainings_cannot_share_a_folder(copy):
 
 def test_published_weights_go_on_at_their_place(tmp_path, caplog):
     folder = cut(tmp_path / "run")
-    (folder / runs.CHECKPOINT).unlink()  # as on another machine
+    (folder / checkpoints.CHECKPOINT).unlink()  # as on another machine
     begun = Trainer(tiny(), folder, compiled=False)
-    begun.restore(*runs.begun(folder))
+    begun.restore(*checkpoints.begun(folder))
     assert begun.step == 20 and begun.progress == pytest.approx(0.5)
     assert begun.learning_rate == pytest.approx(2e-3 / 200)  # a warm-up of its own
     assert train(tiny(), folder) == 0 and "going on from the weights of step 20" in caplog.text
@@ -201,10 +205,10 @@ def test_logits_of_mantissas_are_stored_in_single_precision(tmp_path):
 def test_the_further_of_checkpoint_and_published_counts(tmp_path):
     """A newer run may come with `git pull`, while an older checkpoint is still here."""
     old, new = cut(tmp_path / "old", 10), cut(tmp_path / "new", 20)
-    assert "finished" not in runs.begun(new)[1]
+    assert "finished" not in checkpoints.begun(new)[1]
     for name in (*runs.PUBLISHED, files.SUMS):
         shutil.copy(new / name, old / name)
-    assert runs.begun(old)[1]["finished"] is False and runs.begun(old)[1]["step"] == 20
+    assert checkpoints.begun(old)[1]["finished"] is False and checkpoints.begun(old)[1]["step"] == 20
     assert train(tiny(), old) == 0 and load_run(old).info["restarts"][0]["step"] == 20
 
 

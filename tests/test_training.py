@@ -17,7 +17,7 @@ from mathtransformer.data.matrices import SPECTRA
 from mathtransformer.data.tasks import TASKS
 from mathtransformer.interrupts import Interrupted
 from mathtransformer.model.transformer import Transformer
-from mathtransformer.training import begin, compiling, progress, runs, trainer
+from mathtransformer.training import begin, checkpoints, compiling, progress, trainer
 from mathtransformer.training.batches import Batches
 from mathtransformer.training.config import Phase
 from mathtransformer.training.presets import PRESETS
@@ -35,7 +35,7 @@ def test_resuming_is_exact(tmp_path):
     half.evaluate()
     half.save()
     rest = Trainer(tiny(), tmp_path, compiled=False)
-    rest.restore(*runs.begun(tmp_path))
+    rest.restore(*checkpoints.begun(tmp_path))
     assert rest.log.rows == half.log.rows
     for _ in range(7):
         rest.train_step()
@@ -50,7 +50,7 @@ def test_resuming_in_another_precision_is_said(tmp_path, caplog):
     for bfloat16, warned in ((False, False), (True, True)):
         rest = Trainer(tiny(precision="float32"), tmp_path, compiled=False)
         rest.bfloat16 = bfloat16  # as if measured on another processor
-        rest.restore(*runs.begun(tmp_path))
+        rest.restore(*checkpoints.begun(tmp_path))
         assert ("begun in single precision, goes on in bfloat16" in caplog.text) is warned
 
 
@@ -117,7 +117,7 @@ def test_phases_have_their_own_budget_batch_and_rate(tmp_path, monkeypatch):
     assert rates[320] < rates[rates.index > 320].max() < 1.05e-3 and rates[576] == 0
     after_steps(monkeypatch, {23: lambda: signal.raise_signal(signal.SIGTERM)})
     assert train(config, tmp_path / "part") == 128 + signal.SIGTERM
-    state = runs.begun(tmp_path / "part")[1]
+    state = checkpoints.begun(tmp_path / "part")[1]
     assert state["step"] == 23 and state["phase"] == 1 and state["began"]["examples"] == 320
     assert train(config, tmp_path / "part") == 0
     assert load_run(tmp_path / "part").log.drop(columns="seconds").equals(run.log.drop(columns="seconds"))
@@ -176,7 +176,7 @@ def test_a_signal_ends_what_may_be_dropped_at_once(tmp_path, monkeypatch, work):
         folder = cut(tmp_path / "run")
         monkeypatch.setattr(progress, "judge", endless)
         assert train(tiny(), folder) == 128 + signal.SIGTERM
-        assert load_run(folder).info["steps"] >= 20 and "finished" not in runs.begun(folder)[1]
+        assert load_run(folder).info["steps"] >= 20 and "finished" not in checkpoints.begun(folder)[1]
     assert time.monotonic() - before < 20
 
 

@@ -25,7 +25,7 @@ from ..model.options import PAPER
 from ..model.tokens import END, TokenWriter, word_ids
 from ..model.transformer import Transformer
 from ..paths import RUNS
-from ..training import runs
+from ..training import checkpoints, runs
 from ..training.config import RECIPES, Config, Phase
 
 OPERATIONS = {"eigenvalues": "eigenvalues", "eigenvectors": "eigenvectors", "invert_matrix": "inversion"}
@@ -126,7 +126,7 @@ def import_model(path: Path, folder: Path) -> Path:
     except Exception as error:  # torch.load, which may meet anything, has no class of errors of its own
         raise FileError(f"{path} is no released model: {' '.join(str(error).split()):.300}") from None
     with files.lock(folder):
-        if runs.begun(folder) is not None:
+        if checkpoints.begun(folder) is not None:
             raise FileError(f"{folder} has a run already: choose another --out")
         steps = config.phases[0].examples // config.phases[0].batch
         info = {"config": config.to_json(), "finished": True, "steps": steps, "examples": config.phases[0].examples}

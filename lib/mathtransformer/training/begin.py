@@ -15,7 +15,7 @@ from .. import files
 from ..checks import whole_number
 from ..files import FileError
 from ..paths import RUNS
-from . import runs
+from . import checkpoints, runs
 from .compiling import numbers_next_to_zero_as_zero
 from .config import Config
 from .distributed import Group
@@ -64,11 +64,11 @@ def train(
     folder, group = Path(folder), Group.join(device)
     with files.lock(folder) if group.first else nullcontext():
         force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
-        begun = None if force else runs.begun(folder)
+        begun = None if force else checkpoints.begun(folder)
         if begun is not None:
             runs.check_same(folder, begun[1]["config"], config)
             if begun[1].get("finished"):
-                (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
+                (folder / checkpoints.CHECKPOINT).unlink(missing_ok=True)  # left by one that was killed as it finished
                 log.info("%s is finished: nothing to do (to go on, begin another run with --start %s)", folder, folder)
                 return 0
         trainer = Trainer(config, folder, group=group, compiled=compiled)
@@ -80,7 +80,7 @@ def train(
         if group.largest(trainer.step, -trainer.step) != [trainer.step, -trainer.step]:
             raise FileError(f"the processes do not all see {folder}: it must be on a disk that they share")
         if group.first and force:  # now that all is well
-            for path in [path for pattern in runs.EVERYTHING for path in folder.glob(pattern)]:
+            for path in [path for pattern in checkpoints.EVERYTHING for path in folder.glob(pattern)]:
                 path.unlink()
         with numbers_next_to_zero_as_zero():
             status = trainer.run(save_every, show)

@@ -5,14 +5,13 @@ model.safetensors       weights, in half precision but for the logits of mantiss
 run.json                configuration, versions, examples, seconds
 log.csv                 one row an evaluation
 SHA256SUMS              checksums of these, for `sha256sum -c` and for whoever loads the run
-checkpoint.safetensors  while a training goes on: all that it needs to go on, bit for bit (not kept in git)
+checkpoint.safetensors  while a training goes on: see checkpoints.py
 
 No crash leaves half a file; what was damaged afterwards is refused by name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from .. import files
@@ -38,8 +37,6 @@ from ..paths import RUNS
 from .config import Config
 
 PUBLISHED = ("model.safetensors", "run.json", "log.csv")
-CHECKPOINT = "checkpoint.safetensors"
-EVERYTHING = ("model*.safetensors", *PUBLISHED[1:], files.SUMS, CHECKPOINT)  # patterns of names
 FORMAT = 2  # raised when runs of an older version can no longer be read
 LARGEST_FILE = 9_000_000  # bytes
 LARGEST = 9.995e8  # entries from here on have no FP15 token
@@ -75,59 +72,12 @@ def shards(weights: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor
     return {f"model{'' if number == 1 else f'-{number}'}.safetensors": shard for number, shard in enumerate(found, 1)}
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict) -> None:
-    """One file with its own checksum, so that weights, optimizer and counters can never disagree."""
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(state)
-    about = {"format": str(FORMAT), "state": text, "sha256": hashlib.sha256(save(tensors) + text.encode()).hexdigest()}
-    files.write({folder / CHECKPOINT: save(tensors, about)})
-
-
-def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """(tensors, state) as saved, its "config" as a Config. FileError if the file is damaged or of another version."""
-    path = folder / CHECKPOINT
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about["format"] != str(FORMAT):
-            raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
-        if about["sha256"] != hashlib.sha256(save(tensors) + about["state"].encode()).hexdigest():
-            raise ValueError("wrong checksum")
-        state = json.loads(about["state"])
-        return tensors, {**state, "config": Config.from_json(state["config"])}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged ({error}): delete it, or train again with --force") from None
-
-
 def check_same(folder: Path, old: Config, config: Config) -> None:
     """FileError, naming the differences, unless a run was begun with this configuration."""
     if differences := old.differences(config):
         raise FileError(
             f"{folder} was begun with other options ({differences}): choose another --out, or --force to begin anew"
         )
-
-
-def begun(folder: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
-    """What a training can go on from, (tensors, state): its checkpoint, or published weights where there is no
-    checkpoint, or an older one. None for a folder without a run. Only the state of published weights says "finished".
-
-    FileError for a damaged run.
-    """
-    saved = load_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
-    if not any((folder / name).exists() for name in (*PUBLISHED, files.SUMS)):
-        return saved
-    try:
-        run = load_run(folder.resolve())
-    except FileError:
-        if saved is None:
-            raise
-        return saved  # cut short while it was published: the checkpoint was written before
-    if saved and not run.info["finished"] and saved[1]["step"] >= run.info["steps"]:
-        return saved
-    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    rows = run.log.to_dict("records")
-    return tensors, {**run.info, "config": run.config, "step": run.info["steps"], "log": {"rows": rows}}
 
 
 @dataclass
@@ -144,6 +94,15 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """`log` after the history of the run that it started from, if any: steps, examples and seconds go on."""
+        if self.config.start is None:
+            return self.log
+        before, counts = load_run(self.config.start).history, ["step", "examples", "seconds"]
+        after = self.log.iloc[1:]  # its first row is the last of before
+        return pd.concat([before, after.assign(**after[counts] + before[counts].iloc[-1])], ignore_index=True)
 
     def like_training(self, n: int) -> np.ndarray:
         """n matrices (n, size, size) as the model was trained on: always the same."""

@@ -24,7 +24,7 @@ from ..data.tasks import get_task
 from ..files import FileError
 from ..interrupts import Interrupted, Signals
 from ..model.transformer import Transformer
-from . import runs
+from . import checkpoints, runs
 from .batches import Batches
 from .compiling import compiled as compiled_model
 from .compiling import uses_bfloat16
@@ -164,7 +164,7 @@ class Trainer:
                 tensors |= {f"{kind}.{i}.{name}": tensor for name, tensor in values.items()}
         progress = {name: getattr(self.log, name) for name in ("rows", "losses", "due", "seconds")}
         state = {"config": self.config.to_json(), "step": self.step, "bfloat16": self.bfloat16, "log": progress}
-        runs.save_checkpoint(self.folder, tensors, state | self.place())
+        checkpoints.save(self.folder, tensors, state | self.place())
 
     def publish(self) -> None:
         info = {"config": self.config.to_json(), "finished": self.finished, "steps": self.step}
@@ -173,8 +173,8 @@ class Trainer:
         runs.publish(self.folder, self.model, pd.DataFrame(self.log.rows), info)
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict) -> None:
-        """Go on from what `runs.begun` found: bit for bit from a checkpoint; from published weights at their place in
-        the phases, with new optimizer state and a new warm-up."""
+        """Go on from what `checkpoints.begun` found: bit for bit from a checkpoint; from published weights at their place
+        in the phases, with new optimizer state and a new warm-up."""
         parts: dict[str, dict] = {kind: {} for kind in ("model", *self.optimizers)}
         for name, tensor in tensors.items():
             kind, _, key = name.partition(".")
@@ -239,7 +239,7 @@ class Trainer:
             if first and self.log.rows:
                 self.save()
                 if self.finished:
-                    (self.folder / runs.CHECKPOINT).unlink(missing_ok=True)
+                    (self.folder / checkpoints.CHECKPOINT).unlink(missing_ok=True)
             if received:
                 log.info("%s: stopped at step %d; %s", name, self.step, self.saved)
             return 128 + received if received else 0
