@@ -173,8 +173,8 @@ class Trainer:
         runs.publish(self.folder, self.model, pd.DataFrame(self.log.rows), info)
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict) -> None:
-        """Go on from what `checkpoints.begun` found: bit for bit from a checkpoint; from published weights at their place
-        in the phases, with new optimizer state and a new warm-up."""
+        """Go on from what `checkpoints.begun` found: bit for bit from a checkpoint; from published weights at their
+        place in the phases, with new optimizer state and a new warm-up."""
         parts: dict[str, dict] = {kind: {} for kind in ("model", *self.optimizers)}
         for name, tensor in tensors.items():
             kind, _, key = name.partition(".")
