@@ -58,6 +58,13 @@ def test_advice_on_missing_answers_can_be_followed():
         judged("eigenvectors-3x3", "laplace")
 
 
+def test_the_first_few_answers_can_be_asked_for():
+    run = "eigenvectors-3x3-canonical"
+    pd.testing.assert_frame_equal(judged(run, n=100), judged(run)[:100])
+    with pytest.raises(ValueError, match="n must be"):
+        judged(run, n=0)
+
+
 def test_stored_problems_are_those_of_the_seed():
     for task, n in (("eigenvalues", 3), ("eigenvectors", 5), ("inversion", 3)):
         run = {"eigenvalues": "eigenvalues-3x3-laplace"}.get(task, f"{task}-{n}x{n}")

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import files
-from ..checks import check_name
+from ..checks import check_name, whole_number
 from ..data.encodings import encoding
 from ..data.matrices import SPECTRA
 from ..data.tasks import get_task
@@ -167,13 +167,17 @@ def is_current(folder: Path, spectrum: str, n: int) -> bool:
     return stored.num_rows == n and weights == files.weights_checksum(folder)
 
 
-def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+def load_predictions(
+    run: str | Path, spectrum: str = "semicircle", n: int | None = None
+) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """(task, inputs (N, n, n), targets, predictions (N, *target shape)) of a run, by name or path, or of imported
     answers, by name.
 
-    spectrum: of the problems, for a run. FileError if there are no answers to them, or none of these weights.
+    spectrum: of the problems, for a run. n: the first so many of them, at most. FileError if there are no answers to
+    them, or none of these weights.
     """
     check_name("spectrum", spectrum, SPECTRA)
+    n = None if n is None else whole_number("n", n, 1)
     if isinstance(run, str) and Path(run).name == run and os.path.exists(imported_path(run)):
         path, weights = imported_path(run), None
     else:
@@ -186,8 +190,8 @@ def load_predictions(run: str | Path, spectrum: str = "semicircle") -> tuple[str
         raise FileError(f"{path} was made by other weights than those in {folder}: make it anew with `{command}`")
     problem = about["task"], int(about["size"]), about.get("spectrum"), about.get("entries")  # imported: not known
     whole = table if "input_0_0" in table else read(problems_path(*problem))[0]
-    inputs, targets = (part[: len(table)] for part in problems_of(whole, *problem))
-    return about["task"], inputs, targets, to_numbers(array(table, "prediction"))
+    parts = *problems_of(whole, *problem), to_numbers(array(table, "prediction"))
+    return about["task"], *(part[: len(table)][:n] for part in parts)
 
 
 def stored_seeds(run: str) -> list[str]:
@@ -196,7 +200,7 @@ def stored_seeds(run: str) -> list[str]:
     return [name for name in names if imported_path(name).exists() or any(PREDICTIONS.glob(f"{name}-on-*.parquet"))]
 
 
-def judged(run: str | Path, spectrum: str = "semicircle") -> pd.DataFrame:
+def judged(run: str | Path, spectrum: str = "semicircle", n: int | None = None) -> pd.DataFrame:
     """One row a stored answer: the properties of the answer, then those of the problem. See `load_predictions`."""
-    task, inputs, targets, predictions = load_predictions(run, spectrum)
+    task, inputs, targets, predictions = load_predictions(run, spectrum, n)
     return pd.concat([properties(task, inputs, targets, predictions), problem_properties(task, inputs)], axis=1)
