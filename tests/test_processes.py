@@ -170,29 +170,6 @@ def test_a_failure_does_not_stop_the_queue(tmp_path):
     assert load_run(tmp_path / "eigenvectors-3x3").info["finished"]
 
 
-@pytest.fixture
-def chain(tmp_path):
-    """Two jobs, of which the first starts from the run of the second."""
-    base = tmp_path / "base"
-    parts = queue(tmp_path, "eigenvectors-3x3", options=f"{SMALL} --examples 320 --start {base}")
-    parts += queue(tmp_path, "eigenvectors-3x3")
-    folders = tmp_path / "further", base
-    return [queues.Job(to, job.config, (*job.words[:-1], f"--out={to}")) for to, job in zip(folders, parts)]
-
-
-def test_the_queue_waits_for_what_a_run_starts_from(chain):
-    assert queues.run_here(chain, 2) == 0
-    further, base = (load_run(job.run) for job in chain)
-    assert further.info["finished"] and further.history.examples.iloc[-1] == 2 * base.info["examples"]
-
-
-def test_what_a_run_starts_from_is_submitted_first(chain, tmp_path, monkeypatch, caplog):
-    submitit = pytest.importorskip("submitit")
-    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda executor, job: job)
-    assert queues.submit(chain, tmp_path / "log", cluster="local") == chain[1:]
-    assert "further starts from" in caplog.text
-
-
 def test_a_damaged_run_does_not_stop_the_queue(tmp_path):
     trainings = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
     (tmp_path / "inversion-2x2").mkdir()

@@ -159,10 +159,6 @@ def test_a_deeper_run_starts_as_good_as_the_one_that_it_starts_from(trained, tmp
     with pytest.raises(ValueError, match="do not fit"):
         train(config.changed(block="post-norm"), tmp_path / "other-block")
     assert train(config, tmp_path / "deeper") == 0
-    run = load_run(tmp_path / "deeper")
-    assert run.history.examples.iloc[-1] == stored.info["examples"] + 64 == stored.log.examples.iloc[-1] + 64
-    assert run.history.step.is_monotonic_increasing and run.history.seconds.is_monotonic_increasing
-    assert len(run.history) == len(stored.history) + len(run.log) - 1
     with pytest.raises(ValueError, match="do not fit"):
         train(tiny(64, start=str(tmp_path / "deeper")), tmp_path / "fewer-layers")
 

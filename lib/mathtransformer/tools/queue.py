@@ -9,7 +9,6 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +40,6 @@ class Job:
         check_same(self.run, run.config, self.config)
         return run.info["finished"]
 
-    def starts_from_one_of(self, jobs: Iterable[Job]) -> bool:
-        """Whether it begins with the weights that one of these is to learn."""
-        return Path(self.config.start or "").name in {job.run.name for job in jobs}
-
     def __call__(self) -> None:
         subprocess.run(self.command(), check=True)
 
@@ -66,8 +61,7 @@ def run_here(jobs: list[Job], at_once: int) -> int:
     try:
         while waiting or running:
             # A run may be locked by the child of a queue that was killed: then it waits.
-            ready = [job for job in waiting if not (is_locked(job.run) or job.starts_from_one_of([*waiting, *running]))]
-            for job in ready[: at_once - len(running)]:
+            for job in [job for job in waiting if not is_locked(job.run)][: at_once - len(running)]:
                 waiting.remove(job)
                 running[job] = subprocess.Popen(job.command())
             for job, process in list(running.items()):
@@ -86,8 +80,7 @@ def run_here(jobs: list[Job], at_once: int) -> int:
 
 
 def submit(jobs: list[Job], folder: Path, cluster: str = "slurm", hours: float = 24, **parameters) -> list:
-    """Submit every job that is not done; its output goes into `folder`. Returns submitit's jobs. One that starts from
-    another of them is left for another time.
+    """Submit every job that is not done; its output goes into `folder`. Returns submitit's jobs.
 
     A job that meets the time limit is queued again and goes on from its last checkpoint, at most a minute old.
     cluster: "slurm", or "local" for processes of this machine. parameters: submitit's, such as slurm_partition="gpu".
@@ -100,7 +93,4 @@ def submit(jobs: list[Job], folder: Path, cluster: str = "slurm", hours: float =
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"cannot submit to {cluster}: {error}") from None
     executor.update_parameters(timeout_min=int(60 * hours), **parameters)
-    waiting = waiting_for(jobs)
-    for job in (left := [job for job in waiting if job.starts_from_one_of(waiting)]):
-        log.warning("%s starts from %s: submit it when that is finished", job.run.name, job.config.start)
-    return [executor.submit(job) for job in waiting if job not in left]
+    return [executor.submit(job) for job in waiting_for(jobs)]

@@ -95,15 +95,6 @@ class Run:
     def name(self) -> str:
         return self.folder.resolve().name
 
-    @cached_property
-    def history(self) -> pd.DataFrame:
-        """`log` after the history of the run that it started from, if any: steps, examples and seconds go on."""
-        if self.config.start is None:
-            return self.log
-        before, counts = load_run(self.config.start).history, ["step", "examples", "seconds"]
-        after = self.log.iloc[1:]  # its first row is the last of before
-        return pd.concat([before, after.assign(**after[counts] + before[counts].iloc[-1])], ignore_index=True)
-
     def like_training(self, n: int) -> np.ndarray:
         """n matrices (n, size, size) as the model was trained on: always the same."""
         config = self.config
