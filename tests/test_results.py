@@ -16,7 +16,7 @@ from mathtransformer.data.tasks import get_task
 from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
 from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
-from mathtransformer.paths import PROBLEMS, RUNS
+from mathtransformer.paths import PROBLEMS, RESULTS, RUNS
 from mathtransformer.tools.track import TRACK
 from mathtransformer.training.presets import PRESETS, run_name
 
@@ -110,6 +110,9 @@ def test_canonical_models_are_as_right_at_any_scale(name):
     for scale in (1e-6, 0.7, 1.5, 1e6):
         assert right(scale) == pytest.approx(as_read, abs=0.03)  # of 300, some lie at the edge of the tolerance
     assert right(1e-3, any_scale=False) < 0.01
+    measured = pd.read_csv(RESULTS / "any_scale.csv").query("run == @name")  # of 10,000, by notebook 06
+    assert len(measured) == 7 and (measured.difference.abs() <= 0.01).all() and (measured.half < 0.004).all()
+    assert measured.as_read.iloc[0] == pytest.approx(as_read, abs=0.05)
 
 
 @pytest.mark.parametrize(("trained", "low", "high"), [("semicircle", 0.88, 1.0), ("positive", 0.05, 0.3)])

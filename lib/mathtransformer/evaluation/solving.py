@@ -36,11 +36,15 @@ def view(
     """Random problems (N, n, n) equivalent to the inputs, and what takes their solutions to those of the inputs.
 
     Rows and columns have another order and other signs; the largest entry lies anywhere between those of `largest`;
-    half of the matrices are negated or, if not symmetric, transposed. A model that reads canonical matrices sees
-    nothing but scale and negation.
+    half of the matrices are negated or, if not symmetric, transposed. Half of the symmetric ones are M - cI, with c the
+    mean eigenvalue. A model that reads canonical matrices sees nothing but scale, negation and shift.
     """
     left = signed_orders(inputs, rng)
     right = left.mT if task.symmetric else signed_orders(inputs, rng)
+    shifts = np.zeros(len(inputs))
+    if task.symmetric:
+        shifts = np.trace(inputs, axis1=1, axis2=2) / inputs.shape[-1] * (rng.random(len(inputs)) < 0.5)
+        inputs = inputs - shifts[:, None, None] * np.eye(inputs.shape[-1])
     now = np.abs(inputs).max((1, 2), initial=0)
     factors = rng.uniform(*largest, len(inputs)) / np.where(now == 0, 1.0, np.maximum(now, 1e-99))
     half = rng.random((len(inputs), 1)) < 0.5
@@ -59,7 +63,10 @@ def view(
     def restore(solutions: np.ndarray) -> np.ndarray:
         negated = half.reshape(-1, *[1] * (solutions.ndim - 1))
         solutions = np.where(negated, solutions[..., ::-1], solutions)  # in the order of the eigenvalues
-        return task.turned(task.rescaled(solutions, factors * sign), left, right)
+        solutions = task.turned(task.rescaled(solutions, factors * sign), left, right)
+        eigenvalues = solutions if solutions.ndim == 2 else solutions[:, :1]
+        eigenvalues += shifts.reshape(-1, *[1] * (solutions.ndim - 1))
+        return solutions
 
     return matrices * sign[:, None, None], restore
 
