@@ -163,6 +163,7 @@ def test_stored_runs_of_other_options_are_noticed_before_anything_begins():
         queues.run_here(queue(RUNS, "eigenvectors-3x3:1"), 1)
 
 
+@pytest.mark.slow
 def test_a_failure_does_not_stop_the_queue(tmp_path):
     trainings = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
     (tmp_path / "inversion-2x2").write_text("in the way", encoding="utf-8")
@@ -170,6 +171,7 @@ def test_a_failure_does_not_stop_the_queue(tmp_path):
     assert load_run(tmp_path / "eigenvectors-3x3").info["finished"]
 
 
+@pytest.mark.slow
 def test_a_damaged_run_does_not_stop_the_queue(tmp_path):
     trainings = queue(tmp_path, "inversion-2x2", "eigenvectors-3x3")
     (tmp_path / "inversion-2x2").mkdir()
@@ -215,6 +217,7 @@ with lock(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
     """Such as by the child of a queue that was killed."""
     trainings, folder = queue(tmp_path, "inversion-2x2"), tmp_path / "inversion-2x2"
