@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from mathtransformer import files
+from mathtransformer.training.checkpoints import begun
 from mathtransformer.training.distributed import Group
 from mathtransformer.training.presets import PRESETS
-from mathtransformer.training.runs import begun
 from mathtransformer.training.trainer import Trainer
 
 TINY = {"width": 16, "heads": 2, "encoder_layers": 1, "batch": 16, "examples": 16 * 200}
