@@ -19,6 +19,15 @@ def test_what_differs_from_the_recipe():
     assert track.changes(Config.of("eigenvectors", 3, {"minutes": 13}, recipe="paper"), "paper") == ""
 
 
+def test_a_row_says_what_wrong_answers_keep(monkeypatch):
+    monkeypatch.setattr(track, "PROBLEMS", 3)
+    columns = {"error": [0.01, 0.2, 0.3], "eigenvalues": [0.2, 0.01, 0.06], "norm": [0.2, 0.01, 0.02]}
+    monkeypatch.setattr(track, "judge", lambda *_: pd.DataFrame(columns | {"cond_V": [1.0, 1.0, 1.0]}))
+    row = track.measure("tiny", Config.of("eigenvectors", 2, {"examples": 16}, **TINY), **BEGIN)
+    assert row["within_5%"] == pytest.approx(1 / 3) and "wrong_cond_V" not in row and "wrong_error" not in row
+    assert (row["wrong_eigenvalues"], row["wrong_norm"]) == (0.5, 1.0)
+
+
 def test_a_row_is_a_training_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(track, "PROBLEMS", 200)
     config = Config.of("eigenvalues", 1, {"examples": 16 * 400}, **TINY)
