@@ -148,3 +148,14 @@ def test_targets_of_the_unrounded_matrix_follow_the_order_of_the_rounded(task):
     expected = TASKS[task].lesson(unrounded, False, True)
     np.testing.assert_array_equal(encoding("FP15").decode(targets.numpy()), rounded(expected))
     assert (rounded(TASKS[task].lesson(rounded(unrounded), False, True)) != rounded(expected)).any()
+
+
+def test_a_tie_of_another_encoding_is_in_the_order_that_the_model_reads():
+    """0.09995 is read as 0.1 through FP15 and as 0.0999 through P1000, which decides which comes first."""
+    written = {"embedding": "P1000", "output": "P1000", "positions": "sequence", "decoding": "greedy"}
+    config = Config.of("eigenvectors", 2, exact_targets=False, width=16, heads=2, encoder_layers=1, **written)
+    batches = Batches(Transformer(TASKS["eigenvectors"], 2, config.model), config, 64)
+    inputs = np.array([np.diag([0.09995, 0.1]), np.diag([0.1, 0.09995])])
+    assert (rounded(inputs) != rounded(inputs, "P1000")).any()
+    read = batches.model.ids(inputs)[1]
+    np.testing.assert_array_equal(rounded(batches.canonical(inputs), "P1000"), read)

@@ -147,7 +147,7 @@ def queue(folder, *names, options=f"{SMALL} --examples 320"):
 def test_the_queue_trains_all_and_does_nothing_twice(tmp_path):
     trainings = queue(tmp_path, "eigenvectors-3x3:1", "inversion-2x2")
     assert queues.run_here(trainings, 2) == 0
-    assert not queues.waiting_for(trainings)
+    assert all(job.done() for job in trainings)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eigenvectors-3x3-seed1", "inversion-2x2"]
     files_there = [job.run / "run.json" for job in trainings]
     before = [path.stat().st_mtime_ns for path in files_there]
@@ -204,7 +204,7 @@ def test_the_queue_through_submitit(tmp_path):
     trainings = queue(tmp_path / "runs", "eigenvectors-3x3", "eigenvectors-3x3:1")
     submitted = queues.submit(trainings, tmp_path / "log", cluster="local", hours=0.1)
     assert [job.result() for job in submitted] == [None, None]
-    assert not queues.waiting_for(trainings)
+    assert all(job.done() for job in trainings)
     assert queues.submit(trainings, tmp_path / "log", cluster="local") == []
 
 
@@ -226,7 +226,7 @@ def test_the_queue_waits_for_a_run_that_is_being_trained(tmp_path):
         assert holder.stdout.readline() == "held\n" and files.is_locked(folder)
         begun = time.monotonic()
         assert queues.run_here(trainings, 1) == 0
-    assert time.monotonic() - begun > 3.5 and not queues.waiting_for(trainings)
+    assert time.monotonic() - begun > 3.5 and all(job.done() for job in trainings)
 
 
 def test_a_folder_that_cannot_be_locked_is_not_waited_for(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from mathtransformer.analysis.predictions import is_current, judged, load_predic
 from mathtransformer.data.encodings import rounded
 from mathtransformer.data.matrices import STUDIED
 from mathtransformer.data.tasks import get_task
-from mathtransformer.evaluation.answers import answer_at_any_scale, test_set
+from mathtransformer.evaluation.answers import answer, test_set
 from mathtransformer.evaluation.metrics import properties
 from mathtransformer.files import FileError
 from mathtransformer.paths import PROBLEMS, RESULTS, RUNS
@@ -120,7 +120,7 @@ def test_result_3_is_partly_range_and_partly_sign(trained, low, high):
     """On the training's scale, a semicircle model is right on laplace matrices; a positive one is not."""
     run = load_run(f"eigenvalues-3x3-{trained}")
     task, inputs, targets, stored = load_predictions(run.name, "laplace")
-    scaled = answer_at_any_scale(run.model, inputs[:400], run.usual)
+    scaled = answer(run.model, inputs[:400], usual=run.usual)
     assert low < (properties(task, inputs[:400], targets[:400], scaled).error < 0.05).mean() < high
     assert (properties(task, inputs, targets, stored).error < 0.05).mean() < 0.7
 

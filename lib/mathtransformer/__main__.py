@@ -18,7 +18,7 @@ from pathlib import Path
 from . import interrupts
 from .data.matrices import ENTRIES, SPECTRA
 from .data.tasks import TASKS
-from .model.options import PAPER, ModelOptions
+from .model.options import ModelOptions
 from .paths import RUNS
 from .training.config import RECIPES, Config, Phase, TrainOptions
 from .training.presets import PRESETS, Preset, get_preset, preset_of_run, run_name
@@ -187,7 +187,7 @@ def run_track(arguments: argparse.Namespace) -> int:
     from .tools import track
 
     name = arguments.preset or f"{config.task}-{config.size}x{config.size}-{config.spectrum}"
-    recipe = arguments.recipe or ("paper" if config.model == PAPER else "fast")
+    recipe = arguments.recipe or "fast"
     row = track.measure(name, config, recipe, **{name: getattr(arguments, name) for name in HOW})
     print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)  # first: the disk may be full
     track.add(row)

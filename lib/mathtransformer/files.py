@@ -106,7 +106,5 @@ def is_locked(folder: Path) -> bool:
     try:
         with FileLock(folder / LOCK, timeout=0) if (folder / LOCK).exists() else nullcontext():
             return False
-    except Timeout:
-        return True
-    except OSError:  # nothing can be written there: who tries will say so
-        return False
+    except OSError as error:  # if nothing can be written there, who tries will say so
+        return isinstance(error, Timeout)

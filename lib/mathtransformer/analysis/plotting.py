@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..paths import FIGURES
 
 # Okabe and Ito's palette, told apart in every common form of colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
-)  # fmt: skip
-COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = COLOURS
 
 
 def style() -> None:
@@ -21,17 +18,9 @@ def style() -> None:
 
     if get_ipython() is not None:
         get_ipython().run_line_magic("matplotlib", "inline")
-    sns.set_theme(context="notebook", style="ticks", palette=COLOURS)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "legend.frameon": False,
-        }
-    )
+    look = {"figure.dpi": 100, "figure.constrained_layout.use": True, "legend.frameon": False}
+    look |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium"}
+    sns.set_theme(style="ticks", palette=COLOURS, rc=look)
 
 
 def save(figure: Figure, name: str, replace: bool = True) -> None:

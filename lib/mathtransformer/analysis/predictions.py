@@ -55,11 +55,9 @@ def array(table: pd.DataFrame, prefix: str) -> np.ndarray:
 
 def to_ids(numbers: np.ndarray) -> np.ndarray:
     """Numbers -> FP15 ids in two bytes, UNDECODABLE for NaN; or, if FP15 does not hold them all, as they are."""
-    known = np.isfinite(numbers)
-    if (np.abs(numbers[known]) >= 9.995e8).any():
-        return numbers
-    ids = encoding("FP15").encode(np.where(known, numbers, 0.0))[..., 0]
-    ids = np.where(known, ids, UNDECODABLE).astype(np.uint16)
+    held = np.abs(numbers) < 9.995e8
+    ids = encoding("FP15").encode(np.where(held, numbers, 0.0))[..., 0]
+    ids = np.where(np.isnan(numbers), UNDECODABLE, ids).astype(np.uint16)
     return ids if np.allclose(to_numbers(ids), numbers, rtol=1e-12, atol=0, equal_nan=True) else numbers
 
 
@@ -94,10 +92,8 @@ def problem_columns(inputs: np.ndarray, targets: np.ndarray, spectrum: str) -> d
     otherwise."""
     found = columns("input", to_ids(inputs))
     if (inputs == inputs.swapaxes(1, 2)).all():
-        found = {
-            f"input_{row}_{column}": found[f"input_{row}_{column}"]
-            for row, column in zip(*np.triu_indices(inputs.shape[1]))
-        }
+        upper = (f"input_{row}_{column}" for row, column in zip(*np.triu_indices(inputs.shape[1])))
+        found = {name: found[name] for name in upper}
     if spectrum == "semicircle":
         return found
     return found | columns("target", targets.astype(np.float32))  # to seven digits, where a token has three

@@ -171,21 +171,16 @@ class FloatingPoint(Encoding):
     name, tokens_per_number = "FP15", 1
 
     def __init__(self):
-        signs, exponents, mantissas = np.meshgrid([1, -1], np.arange(16), np.arange(100, 1000), indexing="ij")
-        small = np.concatenate([np.arange(1, 100), -np.arange(1, 100)])
-        mantissa = np.concatenate([[0], (signs * mantissas).ravel(), small])
-        exponent = np.concatenate([[0], exponents.ravel(), np.zeros(198, int)])
-        self.vocabulary = [f"N{m}e{e}" for m, e in zip(mantissa.tolist(), exponent.tolist(), strict=True)]
+        three = [(sign * m, e) for sign in (1, -1) for e in range(16) for m in range(100, 1000)]
+        pairs = [(0, 0), *three, *((sign * m, 0) for sign in (1, -1) for m in range(1, 100))]
+        self.vocabulary, (mantissa, exponent) = [f"N{m}e{e}" for m, e in pairs], np.array(pairs).T
         # Dividing by a power of ten, rather than multiplying by its inverse, gives 3.76 and not 3.7600000000000002.
         down, up = 10.0 ** np.maximum(9 - exponent, 0), 10.0 ** np.maximum(exponent - 9, 0)
         self.table = mantissa / down * up
 
     def encode(self, values) -> np.ndarray:
         array = as_numbers(values)
-        size = np.abs(array.reshape(-1))
-        if (size >= 1e10).any():
-            raise too_large(array, size >= 1e10, "1e9", self.name)
-        size *= 1e7
+        size = np.abs(array.reshape(-1)).clip(max=1e10) * 1e7
         exponent = np.log10(np.maximum(size, 1.0)).astype(np.int64)
         mantissa = (size * np.take(POWERS, 332 - exponent) + 0.5).astype(np.int64)
         carry = mantissa == 1000
@@ -196,9 +191,7 @@ class FloatingPoint(Encoding):
         negative = np.signbit(array).reshape(-1)
         ids = (negative * 16 + exponent) * 900 + (mantissa - 99)
         few = mantissa < 100
-        if few.any():
-            small = 28_800 + mantissa[few] + 99 * negative[few]
-            ids[few] = np.where(mantissa[few] == 0, 0, small)
+        ids[few] = np.where(mantissa[few] == 0, 0, 28_800 + mantissa[few] + 99 * negative[few])
         return ids.reshape(*array.shape, 1)
 
     def numbers(self, ids: np.ndarray) -> np.ndarray:

@@ -15,34 +15,26 @@ ENTRIES = ("uniform", "normal")  # the paper's settings ask for "gaussian", a wo
 MAX_SIZE = 20
 
 
-def random_entries(shape: tuple[int, ...], rng: np.random.Generator, entries: str, limit: float = LIMIT) -> np.ndarray:
-    """Independent entries: "uniform" in [-limit, limit], or "normal" with standard deviation limit / sqrt(3)."""
+def square(size: int, n: int, rng: np.random.Generator, entries: str, limit: float = LIMIT) -> np.ndarray:
+    """(n, size, size) independent entries: "uniform" in [-limit, limit], or "normal" with deviation limit / sqrt(3)."""
     if entries == "uniform":
-        return rng.uniform(-limit, limit, shape)
-    return rng.normal(0.0, limit / np.sqrt(3), shape)
-
-
-def square(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
-    """(n, size, size) matrices without symmetry."""
-    return random_entries((n, size, size), rng, entries)
+        return rng.uniform(-limit, limit, (n, size, size))
+    return rng.normal(0.0, limit / np.sqrt(3), (n, size, size))
 
 
 def wigner(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
     """(n, size, size) symmetric matrices: the lower triangle of random entries, mirrored. Spectrum: a semicircle."""
-    full = random_entries((n, size, size), rng, entries)
+    full = square(size, n, rng, entries)
     rows, columns = np.triu_indices(size, 1)
     full[:, rows, columns] = full[:, columns, rows]
     return full
 
 
-def symmetrised(matrices: np.ndarray) -> np.ndarray:
-    return (matrices + matrices.mT) / 2
-
-
 def marcenko(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
     """A^T A, with entries of A on the scale sqrt(10): the law of Marchenko and Pastur."""
-    factor = random_entries((n, size, size), rng, entries, limit=np.sqrt(LIMIT))
-    return symmetrised(factor.mT @ factor)
+    factor = square(size, n, rng, entries, np.sqrt(LIMIT))
+    product = factor.mT @ factor
+    return (product + product.mT) / 2
 
 
 def rebuilt(eigenvalues: Callable) -> Callable:
@@ -58,7 +50,8 @@ def rebuilt(eigenvalues: Callable) -> Callable:
     def spectrum(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
         old, vectors = np.linalg.eigh(wigner(size, n, rng, entries))
         values = eigenvalues(old, np.sqrt(size) * LIMIT / np.sqrt(3), rng)
-        return symmetrised((vectors.mT * values[:, None]) @ vectors)
+        product = (vectors.mT * values[:, None]) @ vectors
+        return (product + product.mT) / 2
 
     return spectrum
 

@@ -38,18 +38,18 @@ class Task(ABC):
     # What must be written for a new task.
 
     @abstractmethod
-    def target_shape(self, size: int) -> tuple[int, ...]:
-        """Shape of one solution, of any number of dimensions."""
-
-    @abstractmethod
     def solve(self, inputs: np.ndarray) -> np.ndarray:
-        """(N, n, n) matrices -> (N, *target_shape(n)) exact solutions."""
+        """(N, n, n) matrices -> exact solutions (N, ...), of any number of dimensions."""
 
     @abstractmethod
     def relative_error(self, inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """(N,) what is compared with the tolerance; may be NaN, see `error`."""
 
     # What has a sensible answer for any task.
+
+    def target_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one solution, seen by solving the identity."""
+        return self.solve(np.eye(size)[None]).shape[1:]
 
     def solvable(self, inputs: np.ndarray) -> np.ndarray:
         """(N,) whether each matrix has a solution that can be written; those that have none are never asked."""
@@ -65,7 +65,7 @@ class Task(ABC):
 
     def richer_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one richer solution, see `solve_richer`."""
-        return self.target_shape(size)
+        return self.solve_richer(np.eye(size)[None]).shape[1:]
 
     def solve_richer(self, inputs: np.ndarray) -> np.ndarray:
         """(N, *richer_shape(n)) solutions followed by what helps to learn them: ModelOptions.cotrain writes these.
@@ -113,14 +113,8 @@ class Eigenvalues(Task):
 
     name = "eigenvalues"
 
-    def target_shape(self, size):
-        return (size,)
-
     def solve(self, inputs):
         return np.linalg.eigvalsh(inputs)[:, ::-1]
-
-    def richer_shape(self, size):
-        return (size + 1, size)
 
     def solve_richer(self, inputs):
         """The eigenvalues, then the eigenvectors in the same, descending order."""
@@ -150,9 +144,6 @@ class Eigenvectors(Task):
     """
 
     name = "eigenvectors"
-
-    def target_shape(self, size):
-        return (size + 1, size)
 
     def solve(self, inputs, canonical_sign: bool = True):
         """`canonical_sign`: make the first component of each eigenvector positive; else LAPACK's signs."""
@@ -202,9 +193,6 @@ class Inversion(Task):
 
     name = "inversion"
     symmetric = False
-
-    def target_shape(self, size):
-        return (size, size)
 
     def solve(self, inputs):
         return np.linalg.inv(inputs)

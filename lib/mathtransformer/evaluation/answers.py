@@ -17,18 +17,21 @@ TEST_SEED = 1_000_000  # of the problems that a training is judged on as it goes
 
 
 @torch.no_grad()
-def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000) -> np.ndarray:
+def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: np.ndarray | None = None) -> np.ndarray:
     """(N, n, n) matrices -> (N, *target shape) float64 predictions, NaN where one does not decode.
 
+    usual: if given, matrices on any scale that FP15 holds are read `at_usual_scale`, and their solutions changed back.
     Always in single precision. Even so, where two tokens are almost equally likely, the answer may depend on the
     processor and on the size of the batch: tests allow for one answer in a hundred.
     """
     if not len(inputs):
         return np.empty((0, *model.asked))
+    inputs, factors = (inputs, None) if usual is None else at_usual_scale(model, inputs, usual)
     ids, _, restore = model.ids(inputs)
     device = next(model.parameters()).device
     parts = [model.generate(part.to(device)).cpu().numpy() for part in ids.split(batch)]
-    return restore(model.writer.encoding.decode(np.concatenate(parts)))
+    answers = restore(model.writer.encoding.decode(np.concatenate(parts)))
+    return answers if factors is None else model.task.rescaled(answers, factors)
 
 
 def largest_entry(matrices: np.ndarray) -> np.ndarray:
@@ -52,13 +55,6 @@ def at_usual_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray) ->
     return matrices * factors[:, None, None], factors
 
 
-def answer_at_any_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray, batch: int = 1000) -> np.ndarray:
-    """As `answer`, of matrices on any scale that FP15 holds: read as `at_usual_scale` says, which rounds them, and
-    rounded again as they are read; their solutions are changed back."""
-    matrices, factors = at_usual_scale(model, inputs, usual)
-    return model.task.rescaled(answer(model, matrices, batch), factors)
-
-
 class Certainty(NamedTuple):
     """How sure a model is of what it writes. Four arrays (N, *target shape), so that each number has its own.
 
@@ -76,10 +72,7 @@ class Certainty(NamedTuple):
 
 @torch.no_grad()
 def certainty(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: np.ndarray | None = None) -> Certainty:
-    """(N, n, n) matrices -> answers, with how sure of each number a model with output="number" is.
-
-    usual: if given, matrices are read `at_usual_scale`, as by `answer_at_any_scale`.
-    """
+    """As `answer`, with how sure of each number a model with output="number" is."""
     if not len(inputs):
         return Certainty(*[np.empty((0, *model.asked))] * 4)
     inputs, factors = (inputs, None) if usual is None else at_usual_scale(model, inputs, usual)
@@ -87,7 +80,7 @@ def certainty(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: 
     writer, device, parts = model.writer, next(model.parameters()).device, []
     for part in ids.split(batch):
         written, seen = model.write(part.to(device))
-        numbers = (written, *(writer.quantile(seen, level) for level in (0.25, 0.75)))
+        numbers = (written, *(writer.head.quantile(seen, level) for level in (0.25, 0.75)))
         numbers = [writer.encoding.decode(number.cpu().numpy()[..., None]) for number in numbers]
         parts.append((*numbers, writer.log_probabilities(seen, written).cpu().numpy()))
     found = [restore(np.concatenate(arrays).reshape(-1, *model.asked)) for arrays in zip(*parts)]

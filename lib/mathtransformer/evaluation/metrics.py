@@ -39,24 +39,17 @@ def problem_properties(task: Task | str, inputs: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame((get_task(task) if isinstance(task, str) else task).problem_properties(inputs))
 
 
-def proportion(successes: int, n: int, level: float = 0.95) -> dict[str, float]:
-    """A proportion with its Wilson interval: {"n", "proportion", "low", "high"}; NaN for n = 0."""
+def proportion(successes: int, n: int) -> dict[str, float]:
+    """A proportion with its 95 % Wilson interval: {"n", "proportion", "low", "high"}; NaN for n = 0."""
     if n == 0:
         return {"n": 0, "proportion": np.nan, "low": np.nan, "high": np.nan}
-    test = stats.binomtest(int(successes), int(n))
-    low, high = test.proportion_ci(level, method="wilson")
+    low, high = stats.binomtest(int(successes), int(n)).proportion_ci(method="wilson")
     return {"n": int(n), "proportion": successes / n, "low": low, "high": high}
 
 
 def within(table: pd.DataFrame, columns=None, tolerances=TOLERANCES) -> pd.DataFrame:
     """Share of the rows below each tolerance: property, tolerance, correct, n, proportion, low, high (95 %)."""
-    if columns is None:
-        columns = [name for name in table.columns if name not in NOT_ERRORS]
-    rows = []
-    for name in columns:
-        for tolerance in tolerances:
-            correct = int((table[name] < tolerance).sum())
-            rows.append(
-                {"property": name, "tolerance": tolerance, "correct": correct, **proportion(correct, len(table))}
-            )
+    columns = [name for name in table.columns if name not in NOT_ERRORS] if columns is None else columns
+    counts = [(name, tolerance, int((table[name] < tolerance).sum())) for name in columns for tolerance in tolerances]
+    rows = [{"property": name, "tolerance": t, "correct": k, **proportion(k, len(table))} for name, t, k in counts]
     return pd.DataFrame(rows)

@@ -97,10 +97,6 @@ class NumberWriter(nn.Module):
         """Decoder's output (B, 1, width) -> the next id (B, 1)."""
         return self.head(x)
 
-    def quantile(self, x: Tensor, level: float) -> Tensor:
-        """Decoder's output (B, L, width) -> (B, L) ids: of each number's distribution, see `NumberHead.quantile`."""
-        return self.head.quantile(x, level)
-
     def needed(self, numbers: int) -> int:
         """How many positions must be written to have the first `numbers` numbers."""
         return numbers

@@ -78,7 +78,7 @@ class ModelOptions:
             raise ValueError(f"components must be a weight, 0 or more, got {self.components}")
         for name in ("decoder_width", "decoder_heads"):
             whole_number(name, getattr(self, name), 0, 10_000)
-        for width, heads in (self.encoder_size, self.decoder_size):
+        for width, heads in ((self.width, self.heads), self.decoder_size):
             if width % heads:
                 raise ValueError(f"width {width} is not a multiple of heads {heads}")
         if self.output != "number" and self.positions == "row-column":
@@ -87,12 +87,8 @@ class ModelOptions:
             raise ValueError(f"components are shown at one position a number: not with embedding={self.embedding!r}")
 
     @property
-    def encoder_size(self) -> tuple[int, int]:
-        """Width and heads."""
-        return self.width, self.heads
-
-    @property
     def decoder_size(self) -> tuple[int, int]:
+        """Width and heads."""
         return self.decoder_width or self.width, self.decoder_heads or self.heads
 
     @property

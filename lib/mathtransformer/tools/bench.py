@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -93,13 +94,11 @@ def training(task: str, size: int, seconds: float, width: int = 128, compiled: b
 
 def processor() -> str:
     """What the system calls its processor, and its model's number where that is known."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        known = dict(line.split(":", 1) for line in lines if ":" in line)
-        known = {name.strip(): value.strip() for name, value in known.items()}
-        return f"{known['model name']}, model {known['model']}"
-    except (OSError, KeyError):
-        return platform.processor() or platform.machine()
+    path = Path("/proc/cpuinfo")
+    found = (
+        re.search(r"model\s+: (.+)\nmodel name\s+: (.+)", path.read_text(encoding="utf-8")) if path.exists() else None
+    )
+    return f"{found[2]}, model {found[1]}" if found else platform.processor() or platform.machine()
 
 
 def bench(seconds: float = 2.0) -> pd.DataFrame:

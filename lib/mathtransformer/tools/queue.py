@@ -50,14 +50,10 @@ class Job:
         return DelayedSubmission(self)
 
 
-def waiting_for(jobs: list[Job]) -> list[Job]:
-    """The jobs that are not done. FileError, before any begins, for a run that has other options than asked."""
-    return [job for job in jobs if not job.done()]
-
-
 def run_here(jobs: list[Job], at_once: int) -> int:
-    """Run all jobs on this machine, `at_once` at a time. Returns 0, or 1 if any failed."""
-    waiting, running, failed = waiting_for(jobs), {}, False
+    """Run all jobs that are not done on this machine, `at_once` at a time. Returns 0, or 1 if any failed. FileError,
+    before any begins, for a run that has other options than asked."""
+    waiting, running, failed = [job for job in jobs if not job.done()], {}, False
     try:
         while waiting or running:
             # A run may be locked by the child of a queue that was killed: then it waits.
@@ -93,4 +89,4 @@ def submit(jobs: list[Job], folder: Path, cluster: str = "slurm", hours: float =
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"cannot submit to {cluster}: {error}") from None
     executor.update_parameters(timeout_min=int(60 * hours), **parameters)
-    return [executor.submit(job) for job in waiting_for(jobs)]
+    return [executor.submit(job) for job in jobs if not job.done()]

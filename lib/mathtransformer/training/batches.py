@@ -40,7 +40,11 @@ class Batches:
 
     def canonical(self, inputs: np.ndarray) -> np.ndarray:
         """The unrounded matrices in the order and with the signs in which the model reads them."""
-        return self.model.task.canonical(inputs, rounded(inputs))[0] if self.model.options.canonical_input else inputs
+        return (
+            self.model.task.canonical(inputs, rounded(inputs, self.model.options.reads))[0]
+            if self.model.options.canonical_input
+            else inputs
+        )
 
     def __getitem__(self, step: int) -> list[torch.Tensor]:
         """Arguments of `Transformer.forward`: inputs (rows, n, n) and targets (rows, *shape, k), both int64 ids,

@@ -63,7 +63,8 @@ def train(
             raise ValueError(f"start: {error}") from None
     folder, group = Path(folder), Group.join(device)
     with files.lock(folder) if group.first else nullcontext():
-        force = force and not group.restarted()  # torchrun replaces a process that died: what was learned stays
+        # torchrun replaces a process that died: what was learned stays.
+        force = force and not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         begun = None if force else checkpoints.begun(folder)
         if begun is not None:
             runs.check_same(folder, begun[1]["config"], config)

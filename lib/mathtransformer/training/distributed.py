@@ -47,11 +47,6 @@ class Group:
     def first(self) -> bool:
         return self.rank == 0
 
-    @staticmethod
-    def restarted() -> bool:
-        """Whether torchrun started these processes anew because one of them had died."""
-        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
     def share(self, batch: int) -> slice:
         """The rows of every batch that this process trains on. Raises ValueError if they cannot be dealt evenly."""
         if batch % self.size:

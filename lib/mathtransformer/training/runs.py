@@ -29,7 +29,7 @@ from .. import files
 from ..checks import as_matrices, as_numbers, check_name, whole_number
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
-from ..evaluation.answers import Certainty, answer, answer_at_any_scale, certainty, largest_entry
+from ..evaluation.answers import Certainty, answer, certainty, largest_entry
 from ..evaluation.solving import Solved, solve, view
 from ..files import FileError
 from ..model.transformer import Transformer
@@ -138,10 +138,7 @@ class Run:
         Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
         unfit inputs.
         """
-        inputs, batch, usual = self.asked(inputs, batch, any_scale)
-        if usual is not None:
-            return answer_at_any_scale(self.model, inputs, usual, batch)
-        return answer(self.model, inputs, batch)
+        return answer(self.model, *self.asked(inputs, batch, any_scale))
 
     def certainty(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> Certainty:
         """`predict`, with how sure the model is of each number: see `answers.Certainty`. Arguments and errors as of

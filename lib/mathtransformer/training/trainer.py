@@ -126,7 +126,7 @@ class Trainer:
     def facts(self) -> dict:
         """How a training is done here, for its first line and run.json."""
         return {
-            "parameters": self.model.parameter_count(),
+            "parameters": sum(weights.numel() for weights in self.model.parameters()),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
