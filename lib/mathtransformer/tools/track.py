@@ -43,7 +43,7 @@ def measure(name: str, config: Config, recipe: str = "fast", **options) -> dict:
     """Train and judge on fresh problems: one row of the track, under `name`. `options` go to `training.begin.train`.
 
     within_: shares of all answers, by tolerance. wrong_: shares of those that are wrong at 5 % which keep a property
-    within 5 %; NaN if none is wrong. Raises Interrupted if a signal cuts the training short.
+    within 5 %; NaN, in the table empty, if none is wrong. Raises Interrupted if a signal cuts the training short.
     """
     with tempfile.TemporaryDirectory() as folder:
         if status := train(config, folder, **options):
@@ -58,7 +58,9 @@ def measure(name: str, config: Config, recipe: str = "fast", **options) -> dict:
     row |= {"parameters": run.info["parameters"], "loss": run.info["last"]["loss"], "n": PROBLEMS}
     row |= {f"within_{100 * share.tolerance:g}%": share.proportion for share in table.itertuples()}
     return row | {
-        f"wrong_{share.property}": share.proportion for share in kept.itertuples() if share.property != "error"
+        f"wrong_{share.property}": round(share.proportion, 6)
+        for share in kept.itertuples()
+        if share.property != "error"
     }
 
 
