@@ -36,6 +36,7 @@ def batch(model, task, size, n=5):
 def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
     torch.manual_seed(1)
     chosen = {**vars(RECIPES[recipe][0]), "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+    chosen["query_key_norm"] = size == 3
     model = Transformer(get_task(task), size, ModelOptions(**chosen)).eval()
     for parameter in model.parameters():  # not norms and biases: these drown the problem
         if parameter.ndim == 2:
@@ -57,6 +58,29 @@ def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("recipe", RECIPES)
+@torch.no_grad()
+def test_normalised_queries_and_keys_are_compared_by_direction(recipe):
+    model = tiny("eigenvectors", 3, recipe, query_key_norm=True)
+    kept = []
+    for layer in (*model.encoder, *model.decoder):
+        for part in filter(None, (layer.attention, layer.cross)):
+            part.gain.fill_(0.5)
+            part.pattern.register_forward_hook(lambda _, given, x: kept.append(x))
+    inputs, targets = batch(model, "eigenvectors", 3)
+    before = model(inputs, targets)
+    for layer in model.encoder:
+        layer.attention.projection.weight[: 2 * 16] *= 1000  # of queries and keys
+        if recipe == "paper":
+            layer.attention.projection.bias[: 2 * 16] *= 1000
+    torch.testing.assert_close(model(inputs, targets), before, rtol=1e-3, atol=1e-3)
+    # Scores of 8 numbers a head are within 0.5 * 8 / sqrt(8) of zero, so patterns of K places cannot be sharp.
+    for pattern in kept:
+        if not (pattern == 0).any():  # not masked
+            places, most = pattern.shape[-1], np.exp(2 * 0.5 * 8**0.5)
+            assert pattern.max() <= most / (most + places - 1) + 1e-5
+
+
 def test_triangle_reads_the_upper_triangle_only():
     read, targets = batch(tiny("eigenvalues", 3, "fast"), "eigenvalues", 3)
     changed = read.clone()

@@ -156,8 +156,9 @@ def test_a_deeper_run_starts_as_good_as_the_one_that_it_starts_from(trained, tmp
     assert len(deeper.model.decoder) > len(stored.model.decoder)
     matrices = stored.like_training(50)
     assert np.array_equal(answer(deeper.model.eval(), matrices), stored.predict(matrices, any_scale=False))
-    with pytest.raises(ValueError, match="do not fit"):
-        train(config.changed(block="post-norm"), tmp_path / "other-block")
+    for other in ({"block": "post-norm"}, {"query_key_norm": True}):
+        with pytest.raises(ValueError, match="do not fit"):
+            train(config.changed(**other), tmp_path / "other-attention")
     assert train(config, tmp_path / "deeper") == 0
     with pytest.raises(ValueError, match="do not fit"):
         train(tiny(64, start=str(tmp_path / "deeper")), tmp_path / "fewer-layers")

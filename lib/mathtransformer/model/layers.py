@@ -20,11 +20,12 @@ Cache = dict[str, tuple[Tensor, Tensor]]  # keys and values of one layer, while 
 class Attention(nn.Module):
     """What self-attention and cross-attention share. Written out: at these lengths a fused kernel is slower in bf16."""
 
-    def __init__(self, width: int, heads: int, bias: bool):
+    def __init__(self, width: int, heads: int, bias: bool, normalised: bool):
         super().__init__()
         self.heads = heads
         self.pattern = nn.Identity()
         self.output = nn.Linear(width, width, bias=bias)
+        self.gain = nn.Parameter(torch.full((heads, 1, 1), 2.0)) if normalised else None  # of normalised queries
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, L, parts*width) -> `parts` tensors (B, heads, L, width/heads)."""
@@ -33,6 +34,8 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, heads, L, width/heads), twice (B, heads, K, width/heads) -> (B, L, width). mask: added to the scores."""
+        if self.gain is not None:
+            queries, keys = self.gain.to(queries.dtype) * of_unit_size(queries), of_unit_size(keys)
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
         if mask is not None:
             scores = scores + mask
@@ -44,9 +47,14 @@ def norm(width: int, pre: bool) -> nn.Module:
     return nn.RMSNorm(width) if pre else nn.LayerNorm(width, eps=1e-12)
 
 
+def of_unit_size(x: Tensor) -> Tensor:
+    """Vectors (..., k) with a mean square of 1; without weights, so that the compiler fuses it."""
+    return x * (x.float().square().mean(-1, keepdim=True) + 1e-6).rsqrt().to(x.dtype)
+
+
 class SelfAttention(Attention):
-    def __init__(self, width: int, heads: int, bias: bool):
-        super().__init__(width, heads, bias)
+    def __init__(self, width: int, heads: int, bias: bool, normalised: bool):
+        super().__init__(width, heads, bias, normalised)
         self.projection = nn.Linear(width, 3 * width, bias=bias)  # queries, keys, values in one product
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -60,8 +68,8 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    def __init__(self, width: int, heads: int, bias: bool, memory_width: int):
-        super().__init__(width, heads, bias)
+    def __init__(self, width: int, heads: int, bias: bool, normalised: bool, memory_width: int):
+        super().__init__(width, heads, bias, normalised)
         self.queries = nn.Linear(width, width, bias=bias)
         self.keys_values = nn.Linear(memory_width, 2 * width, bias=bias)
 
@@ -89,11 +97,11 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """One encoder layer, or with `memory_width` one decoder layer (self-attention, cross-attention, feed-forward)."""
 
-    def __init__(self, width: int, heads: int, pre: bool, memory_width: int | None = None):
+    def __init__(self, width: int, heads: int, pre: bool, normalised: bool, memory_width: int | None = None):
         super().__init__()
         self.pre = pre
-        self.attention = SelfAttention(width, heads, bias=not pre)
-        self.cross = CrossAttention(width, heads, not pre, memory_width) if memory_width else None
+        self.attention = SelfAttention(width, heads, not pre, normalised)
+        self.cross = CrossAttention(width, heads, not pre, normalised, memory_width) if memory_width else None
         self.feedforward = FeedForward(width, bias=not pre, squared=pre)
         self.norms = nn.ModuleList([norm(width, pre) for _ in range(3 if memory_width else 2)])
         if pre:  # blocks that start as the identity

@@ -18,6 +18,10 @@ canonical_input  False: M is read as it is                       True: of all ma
 block            "post-norm": LayerNorm, also of what is         "pre-norm": RMSNorm, squared ReLU, no biases,
                  embedded, ReLU, biases; cross-attention asks    blocks that start as the identity
                  with the layer's input
+query_key_norm   False                                           False, too. True: queries and keys are brought to
+                                                                 one size, times a learned number a head, before
+                                                                 they are compared, so that attention stays soft
+                                                                 enough to be trained (LOG.md: better at 5x5)
 cotrain          False: the solution is written, no more         True: models of eigenvalues learn to write the
                                                                  eigenvectors after them (`Task.solve_richer`),
                                                                  and are asked for the eigenvalues only
@@ -65,6 +69,7 @@ class ModelOptions:
     triangle: bool = True
     canonical_input: bool = True
     block: str = "pre-norm"
+    query_key_norm: bool = False
     components: float = 0.0
     cotrain: bool = True
     decoding: str = "median"

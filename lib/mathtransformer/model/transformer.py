@@ -70,8 +70,11 @@ class Transformer(nn.Module):
         self.components = nn.Linear(options.width, MAX_SIZE) if options.components else None
         self.positions = positions_of(task, options, len(self.read.places(self.entries()[0])), self.writer.length)
         pre, width = options.block == "pre-norm", options.width
-        self.encoder = nn.ModuleList([Layer(width, options.heads, pre) for _ in range(options.encoder_layers)])
-        self.decoder = nn.ModuleList([Layer(*options.decoder_size, pre, width) for _ in range(options.decoder_layers)])
+        kind = pre, options.query_key_norm
+        self.encoder = nn.ModuleList([Layer(width, options.heads, *kind) for _ in range(options.encoder_layers)])
+        self.decoder = nn.ModuleList(
+            [Layer(*options.decoder_size, *kind, width) for _ in range(options.decoder_layers)]
+        )
         # With "pre-norm" of what encoder and decoder put out, with "post-norm" of what they read.
         self.norms = nn.ModuleList([norm(size, pre) for size in (width, options.decoder_size[0])])
 

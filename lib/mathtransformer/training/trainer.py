@@ -211,10 +211,13 @@ class Trainer:
         What that run may lack begins as it is: weights that show components, and with block="pre-norm" further layers,
         which change nothing at first.
         """
-        weights = runs.load_run(name).model.state_dict()
+        run = runs.load_run(name)
+        weights, normalised = run.model.state_dict(), run.config.model.query_key_norm
         layers = ("encoder.", "decoder.") if self.config.model.block == "pre-norm" else ()
-        begun = self.model.state_dict().items()
-        own = {key: tensor for key, tensor in begun if key.startswith(("components.", *layers))}
+        own = {
+            key: tensor for key, tensor in self.model.state_dict().items() if key.startswith(("components.", *layers))
+        }
+        own = {key: tensor for key, tensor in own.items() if normalised or not key.endswith(".gain")}
         try:
             self.model.load_state_dict({**own, **weights})
         except RuntimeError as error:
