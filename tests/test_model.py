@@ -36,7 +36,7 @@ def batch(model, task, size, n=5):
 def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
     torch.manual_seed(1)
     chosen = {**vars(RECIPES[recipe][0]), "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    chosen["query_key_norm"] = size == 3
+    chosen["query_key_norm"] = size == 2
     model = Transformer(get_task(task), size, ModelOptions(**chosen)).eval()
     for parameter in model.parameters():  # not norms and biases: these drown the problem
         if parameter.ndim == 2:
@@ -57,7 +57,6 @@ def test_teacher_forcing_reproduces_what_was_generated(recipe, task, size):
     assert len(sequence.unique(dim=0)) > 1  # the answer depends on the problem
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("recipe", RECIPES)
 @torch.no_grad()
 def test_normalised_queries_and_keys_are_compared_by_direction(recipe):
@@ -81,6 +80,7 @@ def test_normalised_queries_and_keys_are_compared_by_direction(recipe):
             assert pattern.max() <= most / (most + places - 1) + 1e-5
 
 
+@torch.no_grad()
 def test_triangle_reads_the_upper_triangle_only():
     read, targets = batch(tiny("eigenvalues", 3, "fast"), "eigenvalues", 3)
     changed = read.clone()

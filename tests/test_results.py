@@ -218,11 +218,21 @@ def test_clipping_and_beta2_are_not_told_apart_at_5x5():
 
 def test_muon_learns_5x5_with_fewer_examples_than_adamw():
     """In every seed, after 300,000 examples."""
-    ends = pd.read_csv(TRACK.with_name("recipe_5x5.csv")).query("examples >= 300_000").groupby("optimizer")
+    ends = pd.read_csv(TRACK.with_name("recipe_5x5.csv")).query("examples >= 300_000 and not query_key_norm")
+    ends = ends.groupby("optimizer")
     assert ends.size().to_dict() == {"adamw": 12, "muon": 3}
     for name in ("error_5%", "error_25%", "eigenvalues_5%"):
         assert ends[name].min()["muon"] > ends[name].max()["adamw"]
     assert ends.loss.max()["muon"] < ends.loss.min()["adamw"]
+
+
+def test_normalised_queries_and_keys_learn_5x5_with_fewer_examples():
+    """In every seed, after 300,000 examples."""
+    ends = pd.read_csv(TRACK.with_name("recipe_5x5.csv")).query("examples >= 300_000 and optimizer == 'muon'")
+    ends = ends.groupby("query_key_norm")
+    assert ends.size().to_dict() == {False: 3, True: 3}
+    assert ends["error_5%"].min()[True] > 2 * ends["error_5%"].max()[False] - 0.02
+    assert ends.loss.max()[True] < ends.loss.min()[False] - 0.1
 
 
 def test_errors_of_inverses_follow_the_condition_number():
