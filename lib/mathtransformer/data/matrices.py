@@ -30,11 +30,14 @@ def wigner(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndar
     return full
 
 
+def symmetrised(matrices: np.ndarray) -> np.ndarray:
+    return (matrices + matrices.mT) / 2
+
+
 def marcenko(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
     """A^T A, with entries of A on the scale sqrt(10): the law of Marchenko and Pastur."""
     factor = square(size, n, rng, entries, np.sqrt(LIMIT))
-    product = factor.mT @ factor
-    return (product + product.mT) / 2
+    return symmetrised(factor.mT @ factor)
 
 
 def rebuilt(eigenvalues: Callable) -> Callable:
@@ -50,8 +53,7 @@ def rebuilt(eigenvalues: Callable) -> Callable:
     def spectrum(size: int, n: int, rng: np.random.Generator, entries: str) -> np.ndarray:
         old, vectors = np.linalg.eigh(wigner(size, n, rng, entries))
         values = eigenvalues(old, np.sqrt(size) * LIMIT / np.sqrt(3), rng)
-        product = (vectors.mT * values[:, None]) @ vectors
-        return (product + product.mT) / 2
+        return symmetrised((vectors.mT * values[:, None]) @ vectors)
 
     return spectrum
 

@@ -78,6 +78,9 @@ class Transformer(nn.Module):
         # With "pre-norm" of what encoder and decoder put out, with "post-norm" of what they read.
         self.norms = nn.ModuleList([norm(size, pre) for size in (width, options.decoder_size[0])])
 
+    def parameter_count(self) -> int:
+        return sum(weights.numel() for weights in self.parameters())
+
     def ids(self, inputs: np.ndarray) -> tuple[Tensor, np.ndarray, Restore]:
         """(N, n, n) matrices as they come -> what the model reads of them.
 

@@ -95,9 +95,8 @@ def training(task: str, size: int, seconds: float, width: int = 128, compiled: b
 def processor() -> str:
     """What the system calls its processor, and its model's number where that is known."""
     path = Path("/proc/cpuinfo")
-    found = (
-        re.search(r"model\s+: (.+)\nmodel name\s+: (.+)", path.read_text(encoding="utf-8")) if path.exists() else None
-    )
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = re.search(r"model\s+: (.+)\nmodel name\s+: (.+)", text)
     return f"{found[2]}, model {found[1]}" if found else platform.processor() or platform.machine()
 
 

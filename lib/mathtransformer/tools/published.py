@@ -130,11 +130,7 @@ def import_model(path: Path, folder: Path) -> Path:
             raise FileError(f"{folder} has a run already: choose another --out")
         steps = config.phases[0].examples // config.phases[0].batch
         info = {"config": config.to_json(), "finished": True, "steps": steps, "examples": config.phases[0].examples}
-        info |= {
-            "seconds": 0.0,
-            "parameters": sum(weights.numel() for weights in model.parameters()),
-            "source": path.name,
-        }
+        info |= {"seconds": 0.0, "parameters": model.parameter_count(), "source": path.name}
         log = pd.DataFrame([{"step": steps, "examples": info["examples"]}])
         runs.publish(folder, model, log, info, torch.float32)
     return folder

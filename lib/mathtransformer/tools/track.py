@@ -57,11 +57,8 @@ def measure(name: str, config: Config, recipe: str = "fast", **options) -> dict:
     row |= {"examples": run.info["examples"], "seconds": run.info["seconds"], "threads": torch.get_num_threads()}
     row |= {"parameters": run.info["parameters"], "loss": run.info["last"]["loss"], "n": PROBLEMS}
     row |= {f"within_{100 * share.tolerance:g}%": share.proportion for share in table.itertuples()}
-    return row | {
-        f"wrong_{share.property}": round(share.proportion, 6)
-        for share in kept.itertuples()
-        if share.property != "error"
-    }
+    kept = kept[kept.property != "error"]
+    return row | {f"wrong_{share.property}": round(share.proportion, 6) for share in kept.itertuples()}
 
 
 def add(row: dict, path: Path = TRACK) -> None:

@@ -40,11 +40,8 @@ class Batches:
 
     def canonical(self, inputs: np.ndarray) -> np.ndarray:
         """The unrounded matrices in the order and with the signs in which the model reads them."""
-        return (
-            self.model.task.canonical(inputs, rounded(inputs, self.model.options.reads))[0]
-            if self.model.options.canonical_input
-            else inputs
-        )
+        task, options = self.model.task, self.model.options
+        return task.canonical(inputs, rounded(inputs, options.reads))[0] if options.canonical_input else inputs
 
     def __getitem__(self, step: int) -> list[torch.Tensor]:
         """Arguments of `Transformer.forward`: inputs (rows, n, n) and targets (rows, *shape, k), both int64 ids,

@@ -126,7 +126,7 @@ class Trainer:
     def facts(self) -> dict:
         """How a training is done here, for its first line and run.json."""
         return {
-            "parameters": sum(weights.numel() for weights in self.model.parameters()),
+            "parameters": self.model.parameter_count(),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
@@ -212,12 +212,13 @@ class Trainer:
         which change nothing at first.
         """
         run = runs.load_run(name)
-        weights, normalised = run.model.state_dict(), run.config.model.query_key_norm
+        if run.config.model.query_key_norm != self.config.model.query_key_norm:
+            raise ValueError(
+                f"the weights of {name} do not fit: query_key_norm={run.config.model.query_key_norm} there"
+            )
+        weights, begun = run.model.state_dict(), self.model.state_dict().items()
         layers = ("encoder.", "decoder.") if self.config.model.block == "pre-norm" else ()
-        own = {
-            key: tensor for key, tensor in self.model.state_dict().items() if key.startswith(("components.", *layers))
-        }
-        own = {key: tensor for key, tensor in own.items() if normalised or not key.endswith(".gain")}
+        own = {key: tensor for key, tensor in begun if key.startswith(("components.", *layers))}
         try:
             self.model.load_state_dict({**own, **weights})
         except RuntimeError as error:
