@@ -42,7 +42,7 @@ WRONG = {
 FINE = {
     "seed": ["0"], "warmup": ["0", HUGE], "examples": [HUGE], "beta2": ["0"], "clip": ["inf", "1e999"],
     "save_every": ["0", "inf", "1e999"], "partition": TEXTS, "components": ["0"],
-    "decoder_width": ["0"], "decoder_heads": ["0"],
+    "weight_decay": ["0"], "decoder_width": ["0"], "decoder_heads": ["0"],
 }  # fmt: skip
 PRESETS = ["eigenvectors-3x3", "eigenvalues-3x3-laplace", "inversion-2x2", "eigenvectors-3x3-half", "eigenvectors-5x5"]
 NAMES = ["eigenvalues-21x21", "eigenvalues-0x0", "eigenvalues-2x3", "inversion-3x3-laplace", "eigenvectors-3x3:x", ":"]

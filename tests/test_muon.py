@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from mathtransformer.data.tasks import get_task
+from mathtransformer.model.options import ModelOptions
 from mathtransformer.model.transformer import Transformer
+from mathtransformer.training.config import TrainOptions
 from mathtransformer.training.optimizers import Muon, layer_matrices, make_optimizers, orthogonal
 from mathtransformer.training.presets import PRESETS, get_preset
 
@@ -25,17 +27,30 @@ def test_a_step_has_the_size_of_the_learning_rate_in_each_third_of_a_projection(
     torch.manual_seed(0)
     weights = torch.nn.Parameter(torch.zeros(96, 32))
     weights.grad = torch.randn(96, 32) * torch.tensor([1.0, 1e-3, 1e3]).repeat_interleave(32)[:, None]
-    Muon([weights], lr=0.01).step()
+    Muon([weights], lr=0.01, weight_decay=0.0).step()
     for part in weights.detach().split(32):  # queries, keys and values, whatever the sizes of their gradients
         assert part.square().mean().sqrt().item() == pytest.approx(0.01, rel=0.2)
 
 
 def test_momentum_is_nesterovs():
     weights = torch.nn.Parameter(torch.zeros(4, 4))
-    optimizer = Muon([weights], lr=1.0, momentum=0.9)
+    optimizer = Muon([weights], lr=1.0, weight_decay=0.0, momentum=0.9)
     weights.grad = torch.eye(4)
     assert torch.allclose(optimizer.momentum(weights, 0.9), (0.9 * 0.1 + 0.1) * torch.eye(4))
     assert torch.allclose(optimizer.momentum(weights, 0.9), (0.9 * 0.19 + 0.1) * torch.eye(4))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_weight_decay_takes_the_same_share_of_every_weight(optimizer):
+    model = Transformer(get_task("eigenvectors"), 3, ModelOptions(width=16, heads=2, query_key_norm=True))
+    before = [weights.detach().clone() for weights in model.parameters()]
+    for part in make_optimizers(model, TrainOptions(optimizer, weight_decay=0.1), bfloat16=False).values():
+        for weights in part.param_groups[0]["params"]:
+            weights.grad = torch.zeros_like(weights)
+        part.param_groups[0]["lr"] = 0.5
+        part.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert torch.allclose(new, 0.95 * old, rtol=1e-6, atol=0)
 
 
 def test_every_weight_has_one_optimizer():

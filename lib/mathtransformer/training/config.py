@@ -66,13 +66,15 @@ class TrainOptions:
     """Optimisation and data; the defaults are the `fast` recipe (README: how it departs from the paper).
 
     optimizer: "muon" (optimizers.py) for the matrices of the layers and AdamW for the rest, or "adamw" for all. warmup,
-    schedule: see Phase. clip: largest gradient norm. exact_targets: solve the matrix as rounded to its tokens (the
-    paper solves it first, and rounds it after). canonical_sign: first component of each target eigenvector positive.
-    precision: "bfloat16" (automatic mixed precision), "float32", or "auto", which is bfloat16 where it is fast.
+    schedule: see Phase. weight_decay: share of each weight that a step at a rate of 1 takes away. clip: largest
+    gradient norm. exact_targets: solve the matrix as rounded to its tokens (the paper solves it first, and rounds it
+    after). canonical_sign: first component of each target eigenvector positive. precision: "bfloat16" (automatic mixed
+    precision), "float32", or "auto", which is bfloat16 where it is fast.
     """
 
     optimizer: str = "muon"
     beta2: float = 0.95
+    weight_decay: float = 0.0
     warmup: int = 200
     schedule: str = "linear"
     clip: float = 1.0
@@ -83,8 +85,8 @@ class TrainOptions:
     def __post_init__(self):
         for name, allowed in CHOICES.items():
             check_name(name, getattr(self, name), allowed)
-        if not self.clip > 0 or self.warmup < 0 or not 0 <= self.beta2 < 1:
-            raise ValueError("clip must be positive, warmup not negative, beta2 in [0, 1)")
+        if not self.clip > 0 or self.warmup < 0 or not 0 <= self.beta2 < 1 or not 0 <= self.weight_decay <= 1:
+            raise ValueError("clip must be positive, warmup not negative, beta2 in [0, 1), weight_decay in [0, 1]")
 
 
 # The paper's own size is width 512, 8 heads, 6 + 1 layers (inversion: 516 and 12 heads), which a laptop cannot
@@ -94,7 +96,7 @@ RECIPES: dict[str, tuple[ModelOptions, TrainOptions, dict]] = {  # and what its 
     "fast": (ModelOptions(), TrainOptions(), {}),
     "paper": (
         PAPER,
-        TrainOptions("adamw", 0.999, 10_000, "cosine", clip=5.0, exact_targets=False, canonical_sign=False),
+        TrainOptions("adamw", 0.999, 0.0, 10_000, "cosine", clip=5.0, exact_targets=False, canonical_sign=False),
         {"learning_rate": 1e-4},
     ),
 }

@@ -35,10 +35,13 @@ def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimizer of matrices. The entries of each step have a root mean square of `lr`, the most that Adam's have."""
+    """Optimizer of matrices. The entries of each step have a root mean square of `lr`, the most that Adam's have.
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "dtype": dtype})
+    weight_decay: share of the weights that a step at a rate of 1 takes away, as in AdamW.
+    """
+
+    def __init__(self, parameters, lr: float, weight_decay: float, momentum: float = 0.95, dtype=torch.float32):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "dtype": dtype})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -52,7 +55,7 @@ class Muon(torch.optim.Optimizer):
                 height = columns if rows == 3 * columns else rows
                 steps = orthogonal(momenta.view(-1, height, columns), group["dtype"]) * max(height, columns) ** 0.5
                 for weights, step in zip(alike, steps.view(-1, rows, columns), strict=True):
-                    weights.sub_(step, alpha=group["lr"])
+                    weights.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=group["lr"])
 
     def momentum(self, weights: nn.Parameter, momentum: float) -> Tensor:
         """The gradient's running mean, with the gradient mixed in once more (Nesterov)."""
@@ -68,6 +71,7 @@ def make_optimizers(model: nn.Module, training: TrainOptions, bfloat16: bool) ->
     rates are set at each step."""
     matrices = layer_matrices(model) if training.optimizer == "muon" else []
     rest = [weights for weights in model.parameters() if not any(weights is other for other in matrices)]
-    adamw = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, training.beta2), weight_decay=0.0, fused=True)
+    common = {"lr": 0.0, "weight_decay": training.weight_decay}
+    adamw = torch.optim.AdamW(rest, betas=(0.9, training.beta2), fused=True, **common)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    return {"optimizer": adamw} | ({"muon": Muon(matrices, lr=0.0, dtype=dtype)} if matrices else {})
+    return {"optimizer": adamw} | ({"muon": Muon(matrices, dtype=dtype, **common)} if matrices else {})
