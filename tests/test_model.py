@@ -105,7 +105,7 @@ def test_learns_a_fixed_batch(recipe, goal):
     torch.manual_seed(0)
     options = {**vars(RECIPES[recipe][0]), "width": 32, "heads": 4, "encoder_layers": 1}
     model = Transformer(get_task("eigenvalues"), 3, ModelOptions(**options))
-    read, targets = batch(model, "eigenvalues", 3, n=16)
+    read, targets = batch(model, "eigenvalues", 3, n=8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     assert model(read, targets).item() > 2 * goal
     for _ in range(150):

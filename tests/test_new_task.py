@@ -55,7 +55,7 @@ def trained(task, size, recipe, monkeypatch, folder, **options):
     monkeypatch.setattr(progress, "PROBLEMS", 10)
     monkeypatch.setattr(progress, "SHARES", (1.0,))  # the end, besides the beginning
     small = {"width": 16, "heads": 2, "encoder_layers": 1, "precision": "float32", **options}
-    config = Config.of(task.name, size, {"examples": 24, "batch": 8}, recipe=recipe, **small)
+    config = Config.of(task.name, size, {"examples": 6, "batch": 2}, recipe=recipe, **small)
     watched = []
     assert train(config, folder, compiled=False, show=False, threads=1, watch=watched.append) == 0
     run = load_run(folder)
