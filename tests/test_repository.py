@@ -5,7 +5,6 @@ import re
 import sys
 import tempfile
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -61,9 +60,9 @@ def test_stored_runs_are_what_their_presets_say(name):
 
 def test_the_half_trained_5x5_model_is_the_trained_one_on_its_way():
     half, whole = (load_run(name) for name in ("eigenvectors-5x5-half", "eigenvectors-5x5"))
-    assert half.config == replace(whole.config, phases=whole.config.phases[:2])  # the third was added later
+    assert half.config == whole.config
     assert not half.info["finished"] and half.info["examples"] < whole.info["examples"]
-    pd.testing.assert_frame_equal(half.log, whole.log[: len(half.log)])
+    pd.testing.assert_frame_equal(half.log, whole.log[: len(half.log)], check_dtype=False)  # 0 and 0.0
 
 
 def test_conda_and_binder_take_the_requirements():

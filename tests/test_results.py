@@ -197,11 +197,12 @@ def test_result_1_at_5x5_with_components():
 
 def test_result_1_at_5x5_from_the_solutions_alone():
     run = "eigenvectors-5x5"
-    assert load_run(run).config.model.components == 0 and load_run(run).info["seconds"] < 14_000
+    info = load_run(run).info
+    assert load_run(run).config.model.components == 0 and info["processes"] * info["seconds"] < 2.5 * 3600
     before = pd.read_csv(TRACK.with_name("single_precision_5x5.csv")).iloc[-1]  # the goal: 75 % in two core-hours
     assert before.seconds < 7_300 and before["error_5%"] > 0.775
-    assert share(run) == pytest.approx(0.8348, abs=0.004) and share(run, tolerance=0.25) > 0.97
-    assert share("eigenvectors-5x5-half") == pytest.approx(0.6517, abs=0.01)
+    assert share(run) == pytest.approx(0.9459, abs=0.003) and share(run, tolerance=0.25) > 0.98
+    assert share("eigenvectors-5x5-half") == pytest.approx(0.7131, abs=0.01)
     assert share(run, name="eigenvalues") > 0.998
     assert share(run, name="eigenvalues", among=wrong) > 0.98 and share(run, name="norm", among=wrong) > 0.94
     table = judged(run)
@@ -227,12 +228,15 @@ def test_muon_learns_5x5_with_fewer_examples_than_adamw():
 
 
 def test_normalised_queries_and_keys_learn_5x5_with_fewer_examples():
-    """In every seed, after 300,000 examples."""
+    """In every seed, after 300,000 examples; and deeper models, seed 0, with fewer still."""
     ends = pd.read_csv(TRACK.with_name("recipe_5x5.csv")).query("examples >= 300_000 and optimizer == 'muon'")
-    without, normed = (part.set_index("seed") for _, part in ends.groupby("query_key_norm"))
+    decays = ends.weight_decay > 0
+    without, normed = (part.set_index("seed") for _, part in ends[~decays].groupby("query_key_norm"))
     assert without.index.tolist() == normed.index.tolist() == [0, 1, 2]
     assert (normed["error_5%"] > 2 * without["error_5%"]).all()
     assert normed.loss.max() < without.loss.min() - 0.2
+    by_layers = ends[decays].set_index("layers")["error_5%"]
+    assert normed["error_5%"].max() < by_layers["4 + 1"] < by_layers["4 + 2"] < by_layers["6 + 2"]
 
 
 def test_errors_of_inverses_follow_the_condition_number():

@@ -63,9 +63,19 @@ PRESETS: dict[str, Preset] = {
         problems=50_000,
     ),
     **{f"eigenvalues-5x5-{spectrum}": eigenvalues(5, spectrum, FEWER.get(spectrum, 400_000)) for spectrum in STUDIED},
-    # From the solutions alone: nothing but their tokens is learned from. `-half` is a copy of it as it was on its way.
+    # From the solutions alone: nothing but their tokens is learned. Depth pays once attention is normalised (LOG.md).
+    # Two processes trained it: each minute is two of a core. `-half` is a copy of it as it was on its way.
     "eigenvectors-5x5": Preset(
-        Config.of("eigenvectors", 5, {"minutes": 66, "decay": 0.01}, {"minutes": 66, **LATE}, {"minutes": 98, **LATE}),
+        Config.of(
+            "eigenvectors",
+            5,
+            {"minutes": 12, "decay": 0.01},
+            {"minutes": 60, **LATE},
+            encoder_layers=6,
+            decoder_layers=2,
+            query_key_norm=True,
+            weight_decay=0.1,
+        ),
         problems=50_000,
     ),
     "eigenvectors-5x5-components": Preset(
