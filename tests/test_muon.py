@@ -60,7 +60,7 @@ def test_every_weight_has_one_optimizer():
     given = [weights for optimizer in optimizers.values() for weights in optimizer.param_groups[0]["params"]]
     assert sorted(map(id, given)) == sorted(map(id, model.parameters()))
     # Encoder layers have attention (2) and feed-forward (2), decoder layers cross-attention (3) besides.
-    assert len(layer_matrices(model)) == 4 * 4 + 7 == len(optimizers["muon"].param_groups[0]["params"])
+    assert len(layer_matrices(model)) == 6 * 4 + 2 * 7 == len(optimizers["muon"].param_groups[0]["params"])
     assert optimizers["muon"].param_groups[0]["dtype"] is torch.bfloat16
     assert list(make_optimizers(model, PRESETS["eigenvectors-3x3"].config.training, bfloat16=True)) == ["optimizer"]
 
