@@ -9,7 +9,7 @@ import torch
 from mathtransformer.data.canonical import canonical_matrices, canonical_symmetric
 from mathtransformer.data.encodings import encoding, rounded
 from mathtransformer.data.tasks import TASKS, draw, sample
-from mathtransformer.evaluation.answers import answer
+from mathtransformer.evaluation.answers import answer, certainty
 from mathtransformer.model.options import ModelOptions
 from mathtransformer.model.transformer import Transformer
 from mathtransformer.training.batches import Batches
@@ -159,3 +159,31 @@ def test_a_tie_of_another_encoding_is_in_the_order_that_the_model_reads():
     assert (rounded(inputs) != rounded(inputs, "P1000")).any()
     read = batches.model.ids(inputs)[1]
     np.testing.assert_array_equal(rounded(batches.canonical(inputs), "P1000"), read)
+
+
+@pytest.mark.parametrize("task", ["eigenvalues", "eigenvectors"])
+@pytest.mark.parametrize("usual", [None, np.array([3.0])])
+def test_a_shift_adds_to_the_eigenvalues_and_changes_nothing_else(task, usual):
+    """Of integers, which are read exactly; at any scale."""
+    inputs = np.random.default_rng(0).integers(-9, 10, (40, 3, 3)).astype(float)
+    inputs[:, 2, 2] = -inputs[:, 0, 0] - inputs[:, 1, 1]
+    inputs = np.triu(inputs) + np.triu(inputs, 1).mT
+    model = Transformer(TASKS[task], 3, ModelOptions(width=16, heads=2, encoder_layers=1, canonical_shift=True)).eval()
+    asked, moved = (certainty(model, inputs + c * np.eye(3), usual=usual) for c in (0, 70))
+    for one, other in zip(asked[:3], moved[:3]):
+        one = one.reshape(40, -1)
+        one[:, :3] += 70
+        np.testing.assert_allclose(one, other.reshape(40, -1), atol=1e-9)
+    np.testing.assert_array_equal(asked.log_probabilities, moved.log_probabilities)
+    np.testing.assert_array_equal(moved.answers, answer(model, inputs + 70 * np.eye(3), usual=usual))
+
+
+def test_trainings_with_a_shift_see_matrices_without_trace_and_their_solutions():
+    config = Config.of("eigenvectors", 3, spectrum="positive", canonical_shift=True, width=16, heads=2)
+    batches = Batches(Transformer(TASKS["eigenvectors"], 3, config.model), config, 64)
+    inputs, targets = (encoding("FP15").decode(part.numpy()) for part in batches[0][:2])
+    traces = np.trace(inputs, axis1=1, axis2=2) / np.abs(inputs).max((1, 2))
+    assert 0 < np.abs(traces).max() < 0.01 and np.abs(targets[:, 0].sum(1)).max() < 0.2
+    assert np.median(TASKS["eigenvectors"].error(inputs, targets, targets)) < 0.01
+    with pytest.raises(ValueError, match="inversion of M is not known from that of M - cI"):
+        Config.of("inversion", 3, canonical_shift=True)

@@ -82,7 +82,7 @@ def test_what_the_library_imports_is_declared():
     imported = {
         name for text in texts for name in re.findall(r"^ *(?:from|import) (\w+)[\w.]*(?: import|$| as)", text, re.M)
     }
-    names = {"sklearn": "scikit-learn", "IPython": "ipython"}
+    names = {"sklearn": "scikit-learn", "IPython": "ipython", "PIL": "pillow"}
     imported = {names.get(name, name) for name in imported - sys.stdlib_module_names}
     assert imported == declared | {"submitit"}
 

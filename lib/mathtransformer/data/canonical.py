@@ -26,6 +26,12 @@ def unchanged(solutions: np.ndarray) -> np.ndarray:
     return solutions
 
 
+def centred(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, n, n) -> M - cI, whose trace is 0, and c (N,): if M is symmetric, its mean eigenvalue."""
+    shifts = np.trace(inputs, axis1=1, axis2=2) / inputs.shape[-1]
+    return inputs - shifts[:, None, None] * np.eye(inputs.shape[-1]), shifts
+
+
 def swap(arrays: np.ndarray, k: int, others: np.ndarray) -> None:
     """(N, n, ...): exchange, in place, item k of the second axis with item `others[i]` in example i."""
     every = np.arange(len(arrays))

@@ -25,13 +25,15 @@ class Task(ABC):
     """One task. `symmetric`: whether M is symmetric, and so has a spectrum to choose.
 
     Optional methods, None for a task that has no such law. `rescaled`: takes solutions of factor * M, and the factors
-    (N,), to solutions of M. `turned`: takes solutions of L M R, with L and R orthogonal (N, n, n), and R = L^T if M is
-    symmetric, to solutions of M. `residual`: inputs and answers -> (N,) see `repair.residual`.
+    (N,), to solutions of M. `shifted`: takes solutions of M - cI, and c (N,), to solutions of M. `turned`: takes
+    solutions of L M R, with L and R orthogonal (N, n, n), and R = L^T if M is symmetric, to solutions of M. `residual`:
+    inputs and answers -> (N,) see `repair.residual`.
     """
 
     name: str
     symmetric = True
     rescaled: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    shifted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     turned: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
     residual: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
@@ -129,6 +131,9 @@ class Eigenvalues(Task):
     def rescaled(self, solutions, factors):
         return solutions / factors[:, None]
 
+    def shifted(self, solutions, shifts):
+        return solutions + shifts[:, None]
+
     def turned(self, solutions, left, right):
         return solutions
 
@@ -163,6 +168,9 @@ class Eigenvectors(Task):
 
     def rescaled(self, solutions, factors):
         return np.concatenate([solutions[:, :1] / factors[:, None, None], solutions[:, 1:]], axis=1)
+
+    def shifted(self, solutions, shifts):
+        return np.concatenate([solutions[:, :1] + shifts[:, None, None], solutions[:, 1:]], axis=1)
 
     def turned(self, solutions, left, right):
         return np.concatenate([solutions[:, :1], left.mT @ solutions[:, 1:]], axis=1)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..data.canonical import Restore, centred, unchanged
 from ..data.encodings import rounded
 from ..data.tasks import Task, draw
 from ..model.transformer import Transformer
@@ -20,18 +21,17 @@ TEST_SEED = 1_000_000  # of the problems that a training is judged on as it goes
 def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: np.ndarray | None = None) -> np.ndarray:
     """(N, n, n) matrices -> (N, *target shape) float64 predictions, NaN where one does not decode.
 
-    usual: if given, matrices on any scale that FP15 holds are read `at_usual_scale`, and their solutions changed back.
+    usual: see `simplified`.
     Always in single precision. Even so, where two tokens are almost equally likely, the answer may depend on the
     processor and on the size of the batch: tests allow for one answer in a hundred.
     """
     if not len(inputs):
         return np.empty((0, *model.asked))
-    inputs, factors = (inputs, None) if usual is None else at_usual_scale(model, inputs, usual)
+    inputs, changed_back = simplified(model, inputs, usual)
     ids, _, restore = model.ids(inputs)
     device = next(model.parameters()).device
     parts = [model.generate(part.to(device)).cpu().numpy() for part in ids.split(batch)]
-    answers = restore(model.writer.encoding.decode(np.concatenate(parts)))
-    return answers if factors is None else model.task.rescaled(answers, factors)
+    return changed_back(restore(model.writer.encoding.decode(np.concatenate(parts))))
 
 
 def largest_entry(matrices: np.ndarray) -> np.ndarray:
@@ -39,20 +39,31 @@ def largest_entry(matrices: np.ndarray) -> np.ndarray:
     return np.abs(matrices).max((1, 2), initial=0)
 
 
-def at_usual_scale(model: Transformer, inputs: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, n, n) -> what a model that knows one scale reads in their place, and by what factors (N,) these are larger.
+def simplified(model: Transformer, inputs: np.ndarray, usual: np.ndarray | None) -> tuple[np.ndarray, Restore]:
+    """(N, n, n) -> what a model that knows one scale reads in their place, and what takes solutions of these back.
 
-    usual: the largest entries of matrices like those that the model was trained on. Matrices between their 5 % and
-    95 % quantiles are read as they are; the others multiplied so that the largest entry is the median. Numbers are
-    rounded first, so that M and rounded M are answered alike.
+    usual: the largest entries of matrices like those that the model was trained on; None for no change of scale.
+    Matrices between their 5 % and 95 % quantiles are read as they are; the others multiplied so that the largest entry
+    is the median. Before that, a model with ModelOptions.canonical_shift has the trace taken away. Numbers are rounded
+    first, so that M and rounded M are answered alike.
     """
-    low, middle, high = np.quantile(usual, (0.05, 0.5, 0.95))
-    matrices = rounded(inputs, model.options.reads)
-    largest = largest_entry(matrices)
-    factors = np.where(
-        ((largest >= low) & (largest <= high)) | (largest == 0), 1.0, middle / np.maximum(largest, 1e-99)
-    )
-    return matrices * factors[:, None, None], factors
+    if usual is None and not model.options.canonical_shift:
+        return inputs, unchanged
+    matrices, factors, shifts = rounded(inputs, model.options.reads), None, None
+    if model.options.canonical_shift:
+        matrices, shifts = centred(matrices)
+    if usual is not None:
+        low, middle, high = np.quantile(usual, (0.05, 0.5, 0.95))
+        largest = largest_entry(matrices)
+        as_it_is = ((largest >= low) & (largest <= high)) | (largest == 0)
+        factors = np.where(as_it_is, 1.0, middle / np.maximum(largest, 1e-99))
+        matrices = matrices * factors[:, None, None]
+
+    def changed_back(solutions: np.ndarray) -> np.ndarray:
+        solutions = solutions if factors is None else model.task.rescaled(solutions, factors)
+        return solutions if shifts is None else model.task.shifted(solutions, shifts)
+
+    return matrices, changed_back
 
 
 class Certainty(NamedTuple):
@@ -75,7 +86,7 @@ def certainty(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: 
     """As `answer`, with how sure of each number a model with output="number" is."""
     if not len(inputs):
         return Certainty(*[np.empty((0, *model.asked))] * 4)
-    inputs, factors = (inputs, None) if usual is None else at_usual_scale(model, inputs, usual)
+    inputs, changed_back = simplified(model, inputs, usual)
     ids, _, restore = model.ids(inputs)
     writer, device, parts = model.writer, next(model.parameters()).device, []
     for part in ids.split(batch):
@@ -84,7 +95,7 @@ def certainty(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: 
         numbers = [writer.encoding.decode(number.cpu().numpy()[..., None]) for number in numbers]
         parts.append((*numbers, writer.log_probabilities(seen, written).cpu().numpy()))
     found = [restore(np.concatenate(arrays).reshape(-1, *model.asked)) for arrays in zip(*parts)]
-    answers, *quartiles = found[:3] if factors is None else [model.task.rescaled(part, factors) for part in found[:3]]
+    answers, *quartiles = map(changed_back, found[:3])
     # A change of sign exchanges the quartiles, and turns the logarithms, none of which is above 0.
     return Certainty(answers, np.min(quartiles, axis=0), np.max(quartiles, axis=0), -np.abs(found[3]))
 

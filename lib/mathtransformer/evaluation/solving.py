@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..checks import check_name
-from ..data.canonical import Restore
+from ..data.canonical import Restore, centred
 from ..data.tasks import Task
 from .repair import REPAIRS, residual
 
@@ -43,8 +43,9 @@ def view(
     right = left.mT if task.symmetric else signed_orders(inputs, rng)
     shifts = np.zeros(len(inputs))
     if task.symmetric:
-        shifts = np.trace(inputs, axis1=1, axis2=2) / inputs.shape[-1] * (rng.random(len(inputs)) < 0.5)
-        inputs = inputs - shifts[:, None, None] * np.eye(inputs.shape[-1])
+        moved, shifts = centred(inputs)
+        shifts *= rng.random(len(inputs)) < 0.5
+        inputs = np.where(shifts[:, None, None] == 0, inputs, moved)
     now = np.abs(inputs).max((1, 2), initial=0)
     factors = rng.uniform(*largest, len(inputs)) / np.where(now == 0, 1.0, np.maximum(now, 1e-99))
     half = rng.random((len(inputs), 1)) < 0.5
@@ -63,10 +64,7 @@ def view(
     def restore(solutions: np.ndarray) -> np.ndarray:
         negated = half.reshape(-1, *[1] * (solutions.ndim - 1))
         solutions = np.where(negated, solutions[..., ::-1], solutions)  # in the order of the eigenvalues
-        solutions = task.turned(task.rescaled(solutions, factors * sign), left, right)
-        eigenvalues = solutions if solutions.ndim == 2 else solutions[:, :1]
-        eigenvalues += shifts.reshape(-1, *[1] * (solutions.ndim - 1))
-        return solutions
+        return task.shifted(task.turned(task.rescaled(solutions, factors * sign), left, right), shifts)
 
     return matrices * sign[:, None, None], restore
 

@@ -15,6 +15,9 @@ canonical_input  False: M is read as it is                       True: of all ma
                                                                  signs of rows and columns (inversion: or by
                                                                  transposition), one is read, and the answer is
                                                                  changed back (`Task.canonical`)
+canonical_shift  False                                           False, too. True: of a symmetric matrix M - cI is
+                                                                 read, c being its mean eigenvalue, which is added
+                                                                 to the eigenvalues afterwards
 block            "post-norm": LayerNorm, also of what is         "pre-norm": RMSNorm, squared ReLU, no biases,
                  embedded, ReLU, biases; cross-attention asks    blocks that start as the identity
                  with the layer's input
@@ -68,6 +71,7 @@ class ModelOptions:
     positions: str = "row-column"
     triangle: bool = True
     canonical_input: bool = True
+    canonical_shift: bool = False
     block: str = "pre-norm"
     query_key_norm: bool = False
     components: float = 0.0

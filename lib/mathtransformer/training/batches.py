@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..data.canonical import centred
 from ..data.encodings import rounded
 from ..data.tasks import draw
 from ..model.transformer import Transformer
@@ -29,6 +30,8 @@ class Batches:
         rng = np.random.default_rng([config.seed, number])
         inputs = draw(model.task, n, BLOCK * self.batch, rng, config.spectrum, config.entries)
         inputs = inputs.reshape(BLOCK, self.batch, n, n)[:, self.rows].reshape(-1, n, n)
+        if model.options.canonical_shift:
+            inputs = centred(inputs)[0]
         ids, read, _ = model.ids(inputs)
         solvable = model.task.solvable(read) if config.training.exact_targets else np.zeros(len(read), bool)
         solved = read if solvable.all() else np.where(solvable[:, None, None], read, self.canonical(inputs))

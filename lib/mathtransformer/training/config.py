@@ -123,6 +123,8 @@ class Config:
     def __post_init__(self):
         check_problem(get_task(self.task), self.size, self.spectrum, self.entries)
         whole_number("seed", self.seed, 0, 2**63 - 1)
+        if self.model.canonical_shift and not get_task(self.task).shifted:
+            raise ValueError(f"canonical_shift: {self.task} of M is not known from that of M - cI")
         if not self.phases:
             raise ValueError("a training needs a phase")
 

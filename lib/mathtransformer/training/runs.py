@@ -27,6 +27,7 @@ from safetensors.torch import load, save
 
 from .. import files
 from ..checks import as_matrices, as_numbers, check_name, whole_number
+from ..data.canonical import centred
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
 from ..evaluation.answers import Certainty, answer, certainty, largest_entry
@@ -103,7 +104,8 @@ class Run:
     @cached_property
     def usual(self) -> np.ndarray:
         """The largest entries of 10,000 matrices as the model was trained on."""
-        return largest_entry(self.like_training(10_000))
+        matrices = self.like_training(10_000)
+        return largest_entry(centred(matrices)[0] if self.config.model.canonical_shift else matrices)
 
     def compared(self, inputs) -> pd.DataFrame:
         """How far inputs are from what the model has seen, one row a matrix.
@@ -134,7 +136,7 @@ class Run:
         whose columns may have either sign; inversion (N, n, n). A model may write eigenvalues out of order, and the
         less it knows the more often it does: they are returned as written. NaN where a number does not decode.
         any_scale: models that read canonical matrices see one that is larger or smaller than those of their training on
-        the scale of these (`answers.at_usual_scale`).
+        the scale of these (`answers.simplified`).
         Raises TypeError for what is not real numbers, ValueError naming the problem and the offending index for other
         unfit inputs.
         """
@@ -189,7 +191,7 @@ class Run:
         if targets.shape != shape:
             raise ValueError(f"targets of shape {shape} expected, got {targets.shape}")
         more = options.cotrain and model.task.richer_shape(model.size) != model.asked
-        if options.canonical_input or more:
+        if options.canonical_input or options.canonical_shift or more:
             raise ValueError(f"{self.name} reads canonical matrices or writes more than the solution (cotrain)")
         batch, device = whole_number("batch", batch, 1), next(model.parameters()).device
         ids = model.ids(inputs)[0], torch.from_numpy(model.writer.encoding.encode(targets))
