@@ -6,6 +6,7 @@ import torch
 
 from mathtransformer.data.encodings import encoding
 from mathtransformer.data.tasks import TASKS, get_task, sample
+from mathtransformer.model.layers import softmax
 from mathtransformer.model.numbers import NUMBERS, NumberHead, numeric_features, split_ids
 from mathtransformer.model.options import ModelOptions
 from mathtransformer.model.transformer import Transformer
@@ -245,3 +246,16 @@ def test_logits_are_in_single_precision_where_all_else_is_bfloat16():
     with torch.autocast("cpu", torch.bfloat16):
         logits = head.mantissas(x, classes)
     assert torch.equal(logits, head.mantissas(x, classes))  # bfloat16 has 4 apart at a thousand
+
+
+@pytest.mark.parametrize("places", [1, 6, 15, 16])
+def test_softmax_of_few_places_is_pytorchs(places):
+    scores = 50 * torch.randn(40, places, generator=torch.Generator().manual_seed(0))
+    scores[:20, 1:] = -torch.inf  # hidden
+    one, other = (scores.clone().requires_grad_() for _ in range(2))
+    ours, theirs = softmax(one), other.softmax(-1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-30)
+    assert (ours[:20, 1:] == 0).all()
+    for result in (ours, theirs):
+        (result * torch.arange(places)).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)

@@ -18,7 +18,7 @@ TEST_SEED = 1_000_000  # of the problems that a training is judged on as it goes
 
 
 @torch.no_grad()
-def answer(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: np.ndarray | None = None) -> np.ndarray:
+def answer(model: Transformer, inputs: np.ndarray, batch: int = 250, usual: np.ndarray | None = None) -> np.ndarray:
     """(N, n, n) matrices -> (N, *target shape) float64 predictions, NaN where one does not decode.
 
     usual: see `simplified`.
@@ -82,7 +82,7 @@ class Certainty(NamedTuple):
 
 
 @torch.no_grad()
-def certainty(model: Transformer, inputs: np.ndarray, batch: int = 1000, usual: np.ndarray | None = None) -> Certainty:
+def certainty(model: Transformer, inputs: np.ndarray, batch: int = 250, usual: np.ndarray | None = None) -> Certainty:
     """As `answer`, with how sure of each number a model with output="number" is."""
     if not len(inputs):
         return Certainty(*[np.empty((0, *model.asked))] * 4)

@@ -163,10 +163,11 @@ class Transformer(nn.Module):
         asked for, and the decoder's output (B, L, width) that each was chosen from."""
         batch, memory = len(inputs), self.encode(inputs)
         places = self.positions[1](*self.writer.places(inputs.device))
-        caches: dict[nn.Module, Cache] = {layer: {} for layer in self.decoder}
+        length = self.writer.needed(math.prod(self.asked))
+        caches = {layer: Cache(length) for layer in self.decoder}
         written: list[Tensor] = []
         seen: list[Tensor] = []
-        for place in places[: self.writer.needed(math.prod(self.asked))]:
+        for place in places[:length]:
             x = self.writer.embed(written[-1] if written else None, batch)[:, -1:] + place
             seen.append(self.decode(x, memory, caches=caches))
             written.append(self.writer.choose(seen[-1]))

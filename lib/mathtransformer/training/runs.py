@@ -127,7 +127,7 @@ class Run:
         }
         return pd.DataFrame(shares) / (2 * len(seen))
 
-    def predict(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> np.ndarray:
+    def predict(self, inputs, batch: int = 250, *, any_scale: bool = True) -> np.ndarray:
         """Solve matrices, number by number.
 
         inputs: (N, n, n) finite real numbers below 1e9 in magnitude, symmetric for a symmetric task; the model
@@ -142,7 +142,7 @@ class Run:
         """
         return answer(self.model, *self.asked(inputs, batch, any_scale))
 
-    def certainty(self, inputs, batch: int = 1000, *, any_scale: bool = True) -> Certainty:
+    def certainty(self, inputs, batch: int = 250, *, any_scale: bool = True) -> Certainty:
         """`predict`, with how sure the model is of each number: see `answers.Certainty`. Arguments and errors as of
         `predict`; ValueError for a model that writes tokens: `log_probabilities` can be asked of its answers."""
         if self.config.model.output != "number":
