@@ -82,7 +82,7 @@ class Transformer(nn.Module):
         return sum(weights.numel() for weights in self.parameters())
 
     def ids(self, inputs: np.ndarray) -> tuple[Tensor, np.ndarray, Restore]:
-        """(N, n, n) matrices as they come, or without trace (ModelOptions.canonical_shift) -> what the model reads of them.
+        """(N, n, n) matrices as they come (with ModelOptions.canonical_shift, without trace) -> what the model reads.
 
         Returns ids (N, n, n, k) on the CPU, the numbers (N, n, n) that these stand for (rounded, then canonical if the
         model reads canonical matrices), and what takes solutions of these to solutions of the rounded inputs.
