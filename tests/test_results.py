@@ -307,3 +307,23 @@ def test_at_5x5_a_random_scale_does_so_in_part():
     for both_signs in ("uniform", "gaussian", "laplace"):
         assert means[both_signs] > share("eigenvalues-5x5-semicircle", both_signs) + 0.3
     assert means[["positive", "positive2"]].max() < 0.2 < means["laplace"] < share("eigenvalues-5x5-laplace", "laplace")
+
+
+def test_the_ladder_from_paper_to_fast():
+    """Notebook 05: what each change gives in five minutes, and that from exact targets on failures keep both."""
+    ladder = pd.read_csv(TRACK.with_name("ladder.csv"), keep_default_na=False)
+    seeds = ladder.groupby("preset", sort=False).seed.agg(set)
+    assert len(seeds) == 15 and (seeds == {0, 1, 2}).all() and (ladder.n == 5000).all()
+    right = ladder.groupby("preset")["within_5%"].agg(["min", "max"])
+    assert right.loc[["paper", "paper, rate 0.0003", "paper, rate 0.001", "upper triangle"], "max"].max() == 0
+    order = ["pre-norm blocks", "rate and schedule", "exact targets, one sign", "median decoding", "canonical matrices"]
+    assert (right["max"][order[:-1]].to_numpy() < right["min"][order[1:]].to_numpy()).all()
+    assert right["min"]["Muon"] < right["max"]["median decoding"]
+    good = ladder[ladder.preset.isin(order[2:] + ["Muon", "components", "components, matrices as they are"])]
+    kept = good[["wrong_eigenvalues", "wrong_norm"]].apply(pd.to_numeric).min(axis=1)
+    assert (kept[good.preset != "components"] > 0.9).all() and sorted(kept[good.preset == "components"] > 0.9)[:2] == [
+        0,
+        0,
+    ]
+    greedy, median = (ladder[ladder.preset == name]["wrong_orthogonality_official"] for name in order[2:4])
+    assert greedy.min() > median.max()
