@@ -321,9 +321,6 @@ def test_the_ladder_from_paper_to_fast():
     assert right["min"]["Muon"] < right["max"]["median decoding"]
     good = ladder[ladder.preset.isin(order[2:] + ["Muon", "components", "components, matrices as they are"])]
     kept = good[["wrong_eigenvalues", "wrong_norm"]].apply(pd.to_numeric).min(axis=1)
-    assert (kept[good.preset != "components"] > 0.9).all() and sorted(kept[good.preset == "components"] > 0.9)[:2] == [
-        0,
-        0,
-    ]
+    assert (kept[good.preset != "components"] > 0.9).all() and (kept[good.preset == "components"] > 0.9).sum() == 1
     greedy, median = (ladder[ladder.preset == name]["wrong_orthogonality_official"] for name in order[2:4])
     assert greedy.min() > median.max()

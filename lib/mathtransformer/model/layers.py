@@ -72,7 +72,7 @@ def softmax(scores: Tensor) -> Tensor:
     if scores.shape[-1] >= 16 or torch.compiler.is_compiling():
         return scores.softmax(-1)
     powers = (scores - scores.amax(-1, keepdim=True)).clamp(min=-80).exp()  # numbers next to zero are slow
-    powers = F.threshold(powers, 2e-35, 0.0)
+    powers = F.threshold(powers, 2e-35, 0.0)  # what is hidden stays so
     return powers / powers.sum(-1, keepdim=True)
 
 

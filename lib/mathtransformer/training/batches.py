@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..data.canonical import centred
 from ..data.encodings import rounded
 from ..data.tasks import draw
+from ..evaluation.answers import simplified
 from ..model.transformer import Transformer
 from .config import Config
 
@@ -30,8 +30,7 @@ class Batches:
         rng = np.random.default_rng([config.seed, number])
         inputs = draw(model.task, n, BLOCK * self.batch, rng, config.spectrum, config.entries)
         inputs = inputs.reshape(BLOCK, self.batch, n, n)[:, self.rows].reshape(-1, n, n)
-        if model.options.canonical_shift:
-            inputs = centred(inputs)[0]
+        inputs = simplified(model, inputs, None)[0]
         ids, read, _ = model.ids(inputs)
         solvable = model.task.solvable(read) if config.training.exact_targets else np.zeros(len(read), bool)
         solved = read if solvable.all() else np.where(solvable[:, None, None], read, self.canonical(inputs))

@@ -27,10 +27,9 @@ from safetensors.torch import load, save
 
 from .. import files
 from ..checks import as_matrices, as_numbers, check_name, whole_number
-from ..data.canonical import centred
 from ..data.matrices import MAX_SIZE
 from ..data.tasks import draw, get_task
-from ..evaluation.answers import Certainty, answer, certainty, largest_entry
+from ..evaluation.answers import Certainty, answer, certainty, largest_entry, simplified
 from ..evaluation.solving import Solved, solve, view
 from ..files import FileError
 from ..model.transformer import Transformer
@@ -104,8 +103,7 @@ class Run:
     @cached_property
     def usual(self) -> np.ndarray:
         """The largest entries of 10,000 matrices as the model was trained on."""
-        matrices = self.like_training(10_000)
-        return largest_entry(centred(matrices)[0] if self.config.model.canonical_shift else matrices)
+        return largest_entry(simplified(self.model, self.like_training(10_000), None)[0])
 
     def compared(self, inputs) -> pd.DataFrame:
         """How far inputs are from what the model has seen, one row a matrix.
